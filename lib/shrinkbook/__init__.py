@@ -1,0 +1,1 @@
+"""shrinkbook: seven papers on compressing convolutional networks, replicated with every number traceable to a run."""

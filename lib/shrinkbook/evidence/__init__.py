@@ -1,0 +1,1 @@
+"""Claims, run files, verdicts and reports: everything that judges a measurement, none of it needs torch."""

@@ -1,0 +1,407 @@
+"""A paper's printed numbers and claims, read from ``data/papers/<key>`` and checked on load.
+
+``paper.toml`` holds the bibliography, deviations and claims, one CSV a printed table holds the numbers. A claim names
+the cells it rests on; it never repeats their numbers. Whatever cannot be right is refused with one line that names the
+file and the row or claim.
+"""
+
+import csv
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypedDict
+
+from shrinkbook.evidence import store
+
+HEADER = ["row", "column", "value", "unit", "status", "note"]
+STATUSES = ("verified", "secondary", "recalled", "missing")  # best first
+KINDS = ("structural", "level", "delta", "ratio", "order", "trend")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
+TEXTS = ("id", "kind", "text", "printed", "unit", "better", "requires", "gap", "source_status", "cost")
+TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(TEXTS, str),
+    **dict.fromkeys(("where", "experiments", "order"), list),
+    "number": int,
+    "margin": (int, float),
+    "trend": dict,
+    "stable": bool,
+}
+REQUIRED = ("id", "number", "kind", "text", "where", "experiments", "stable")
+
+
+class PaperError(ValueError):
+    """Paper data that cannot be right; one line naming the file and the row, key or claim."""
+
+
+class Trend(TypedDict):
+    """Paths to two lists inside a run's measurements, and the sign (1 or -1) the slope of y over x should have."""
+
+    x: str
+    y: str
+    direction: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed number: ``value`` as printed (empty if its status is `missing`)."""
+
+    table: str
+    row: str
+    column: str
+    value: str
+    unit: str
+    status: str
+    note: str
+
+    @property
+    def number(self) -> float | None:
+        """The value as a number, None where it is missing."""
+        return float(self.value) if self.value else None
+
+    @property
+    def address(self) -> str:
+        """``table/row/column``."""
+        return f"{self.table}/{self.row}/{self.column}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A printed table; only the cells that the paper fills."""
+
+    id: str
+    caption: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def rows(self) -> list[str]:
+        """Row names in the paper's order."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> list[str]:
+        """Column names in the order of their first appearance."""
+        return list(dict.fromkeys(cell.column for cell in self.cells))
+
+    def cell(self, row: str, column: str) -> Cell:
+        """The cell at a row and column; raises a PaperError that lists what exists."""
+        found = {cell.column: cell for cell in self.cells if cell.row == row}
+        if not found:
+            raise PaperError(f"{self.id} has no row '{row}'; its rows are {', '.join(self.rows)}")
+        if column not in found:
+            raise PaperError(f"{self.id}/{row} has no column '{column}'; it has {', '.join(found)}")
+        return found[column]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the paper: what it shows and what to look for."""
+
+    id: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Something done otherwise than the paper, printed wherever the results are."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of a paper and the rule that judges it; the kind says which keys the rule needs."""
+
+    paper: str
+    id: str
+    number: int
+    kind: str
+    text: str
+    where: tuple[str, ...]
+    experiments: tuple[str, ...]
+    stable: bool
+    unit: str = ""
+    margin: float | None = None
+    better: str | None = None
+    requires: str | None = None
+    order: tuple[str, ...] = ()
+    gap: str | None = None
+    trend: Trend | None = None
+    printed: str | None = None
+    source_status: str | None = None
+    cost: str = ""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper's bibliography, printed tables, figures, deviations and claims."""
+
+    key: str
+    title: str
+    authors: str
+    venue: str
+    year: int
+    arxiv: str
+    counting: str
+    tables: dict[str, Table]
+    figures: dict[str, Figure]
+    deviations: tuple[Deviation, ...]
+    claims: tuple[Claim, ...]
+
+    def cell(self, address: str) -> Cell:
+        """The cell at ``table/row/column``; raises a PaperError that lists what exists."""
+        table, _, rest = address.partition("/")
+        row, slash, column = rest.partition("/")
+        if table not in self.tables:
+            raise PaperError(f"{self.key} has no table '{table}'; its tables are {', '.join(self.tables)}")
+        if not slash:
+            raise PaperError(f"'{address}' is no cell; write table/row/column")
+        return self.tables[table].cell(row, column)
+
+    def claim(self, claim_id: str) -> Claim:
+        """The claim with this id; raises a PaperError that lists what exists."""
+        for claim in self.claims:
+            if claim.id == claim_id:
+                return claim
+        raise PaperError(f"{self.key} has no claim '{claim_id}'; it has {', '.join(c.id for c in self.claims)}")
+
+    def cells(self, claim: Claim) -> list[Cell]:
+        """The cells that a claim names; empty if it names figures or whole tables only."""
+        return [self.cell(place) for place in claim.where if "/" in place]
+
+    def printed(self, claim: Claim) -> str:
+        """What the paper prints: the claim's own words, a - b of a delta's two cells, else the cells' values."""
+        if claim.printed is not None:
+            return claim.printed
+        values = [cell.value for cell in self.cells(claim)]
+        if claim.kind == "delta":
+            return format(Decimal(values[0]) - Decimal(values[1]), "f")
+        return ", ".join(values)
+
+    def source_status(self, claim: Claim) -> str:
+        """How well the printed side is known: the worst status among the claim's cells, else as the claim states."""
+        return claim.source_status or max((cell.status for cell in self.cells(claim)), key=STATUSES.index)
+
+
+def papers(folder: Path | None = None) -> list[str]:
+    """Keys of the papers in ``folder`` (default ``data/papers``), sorted."""
+    return sorted(path.parent.name for path in (folder or store.papers_dir()).glob("*/paper.toml"))
+
+
+def load(key: str, folder: Path | None = None) -> Paper:
+    """Read and check one paper's tables and claims.
+
+    Args:
+        key: the paper's folder name, such as ``li2017``.
+        folder: folder of the papers, default ``data/papers``.
+
+    Raises:
+        PaperError: anything that cannot be right, in one line.
+    """
+    base = folder or store.papers_dir()
+    if key not in papers(base):
+        raise PaperError(f"no paper '{key}' in {base}; there are {', '.join(papers(base)) or 'none'}")
+    place = f"{key}/paper.toml"
+    try:
+        data = tomllib.loads((base / key / "paper.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PaperError(f"{place}: not readable as TOML: {str(error).splitlines()[0]}") from error
+    texts = ("key", "title", "authors", "venue", "arxiv")
+    lists = ("deviation", "table", "figure", "claim")
+    _keys(place, data, {*texts, *lists, "year", "counting"}, {*texts, "year", "counting", "claim"})
+    _types(place, data, {**dict.fromkeys(texts, str), **dict.fromkeys(lists, list), "year": int, "counting": dict})
+    for name in lists:
+        if not all(isinstance(entry, dict) for entry in data.get(name, [])):
+            raise PaperError(f"{place}: '{name}' must be written as [[{name}]] entries")
+    if data["key"] != key:
+        raise PaperError(f"{place}: key is '{data['key']}', but the folder is '{key}'")
+    _keys(f"{place}: counting", data["counting"], ("text",), ("text",))
+    _types(f"{place}: counting", data["counting"], {"text": str})
+    tables = {
+        entry["id"]: Table(entry["id"], entry["caption"], tuple(_cells(base / key, entry["file"], entry["id"])))
+        for entry in _entries(place, data, "table", ("id", "file", "caption"))
+    }
+    figures = {entry["id"]: Figure(**entry) for entry in _entries(place, data, "figure", ("id", "caption"))}
+    _unique(place, "table or figure", [*tables, *figures])
+    listed = [entry["file"] for entry in data.get("table", [])]
+    for path in sorted((base / key).glob("*.csv")):
+        if path.name not in listed:
+            raise PaperError(f"{key}/{path.name}: no [[table]] of paper.toml names this file; add one or delete it")
+    paper = Paper(
+        **{name: data[name] for name in (*texts, "year")},
+        counting=data["counting"]["text"],
+        tables=tables,
+        figures=figures,
+        deviations=tuple(Deviation(**entry) for entry in _entries(place, data, "deviation", ("id", "text"))),
+        claims=(),
+    )
+    claims = [_claim(place, paper, entry, index) for index, entry in enumerate(data["claim"], 1)]
+    _unique(place, "claim", [claim.id for claim in claims])
+    return replace(paper, claims=tuple(claims))
+
+
+def _keys(place: str, entry: Mapping[str, Any], known: Iterable[str], required: Iterable[str]) -> None:
+    """Refuse keys that are not known (a typo would otherwise be silently ignored) and missing ones."""
+    if unknown := sorted(set(entry) - set(known)):
+        raise PaperError(f"{place}: unknown key '{unknown[0]}'; known are {', '.join(sorted(known))}")
+    if missing := sorted(set(required) - set(entry)):
+        raise PaperError(f"{place}: the key '{missing[0]}' is missing")
+
+
+def _types(place: str, entry: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Refuse values of another type than the key's, and empty texts."""
+    for key, value in entry.items():
+        kind = types[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            name = kind.__name__ if isinstance(kind, type) else "number"
+            raise PaperError(f"{place}: '{key}' must be {name}, not {type(value).__name__}")
+        if kind is str and key != "unit" and not value.strip():
+            raise PaperError(f"{place}: '{key}' is empty; fill it in or leave the key out")
+
+
+def _unique(place: str, name: str, ids: list[str]) -> None:
+    for id_ in ids:
+        if ids.count(id_) > 1:
+            raise PaperError(f"{place}: {name} {id_} appears twice; ids are unique")
+
+
+def _entries(place: str, data: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> list[dict[str, str]]:
+    """The [[name]] entries of a paper.toml, each with exactly these text keys and an id of its own."""
+    entries: list[dict[str, str]] = data.get(name, [])
+    for index, entry in enumerate(entries, 1):
+        here = f"{place}: {name} {entry.get('id', index)}"
+        _keys(here, entry, keys, keys)
+        _types(here, entry, dict.fromkeys(keys, str))
+        if "/" in entry["id"]:
+            raise PaperError(f"{here}: an id must not hold '/', which separates table, row and column")
+    _unique(place, name, [entry["id"] for entry in entries])
+    return entries
+
+
+def _cells(folder: Path, file: str, table: str) -> list[Cell]:
+    """Read and check one table's CSV."""
+    place = f"{folder.name}/{file}"
+    try:
+        with (folder / file).open(encoding="utf-8", newline="") as stream:
+            lines = list(csv.reader(stream, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise PaperError(f"{place}: cannot be read ({why})") from error
+    if not lines or lines[0] != HEADER:
+        raise PaperError(f"{place}: the first line must be {','.join(HEADER)}")
+    if len(lines) == 1:
+        raise PaperError(f"{place}: holds no cell; add one or leave the table out")
+    cells: dict[tuple[str, str], Cell] = {}
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != len(HEADER):
+            raise PaperError(f"{place}, line {number}: {len(line)} fields instead of {len(HEADER)}; quote commas")
+        cell = Cell(table, *line)
+        here = f"{place}, row '{cell.row}', column '{cell.column}'"
+        for name in (cell.row, cell.column):
+            if not name or name != name.strip() or "/" in name:
+                raise PaperError(f"{here}: names are not empty, have no outer spaces and no '/'")
+        if cell.status not in STATUSES:
+            raise PaperError(f"{here}: status '{cell.status}' is unknown; use one of {', '.join(STATUSES)}")
+        if cell.status == "missing" and cell.value:
+            raise PaperError(f"{here}: has the value {cell.value} but the status 'missing'; correct one of them")
+        if cell.status != "missing" and not cell.value:
+            raise PaperError(f"{here}: has no value but the status '{cell.status}'; correct one of them")
+        if cell.value and not NUMBER.fullmatch(cell.value):
+            raise PaperError(f"{here}: value '{cell.value}' is no number; write it as printed, such as 6.75 or 3.13e8")
+        if (cell.row, cell.column) in cells:
+            raise PaperError(f"{here}: appears twice (again in line {number}); delete one")
+        cells[cell.row, cell.column] = cell
+    return list(cells.values())
+
+
+def _claim(place: str, paper: Paper, entry: dict[str, Any], index: int) -> Claim:
+    """Check one [[claim]] against the paper's tables and figures."""
+    here = f"{place}: claim {entry.get('id', f'number {index} in the file')}"
+    _keys(here, entry, TYPES, REQUIRED)
+    _types(here, entry, TYPES)
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    claim = Claim(paper.key, **values)
+    if not re.fullmatch(rf"{re.escape(paper.key)}\.{claim.number}[a-z]?", claim.id):
+        raise PaperError(f"{here}: the id must be '{paper.key}.{claim.number}' and perhaps a letter")
+    if claim.kind not in KINDS:
+        raise PaperError(f"{here}: kind '{claim.kind}' is unknown; use one of {', '.join(KINDS)}")
+    _where(here, paper, claim)
+    _rule(here, paper, claim)
+    for experiment in claim.experiments:
+        if not isinstance(experiment, str) or not store.EXPERIMENT.fullmatch(experiment):
+            raise PaperError(f"{here}: experiment {experiment!r} must look like '{paper.key}.cost'")
+    if not claim.experiments and not claim.cost:
+        raise PaperError(f"{here}: names no experiment; add one, or a 'cost' that says why it is not attempted")
+    return claim
+
+
+def _where(here: str, paper: Paper, claim: Claim) -> None:
+    """Every place a claim names must exist, once, and a cell that is compared must hold a number."""
+    if not claim.where:
+        raise PaperError(f"{here}: 'where' is empty; name at least one cell, table or figure")
+    for place in claim.where:
+        if not isinstance(place, str) or claim.where.count(place) > 1:
+            raise PaperError(f"{here}: where names {place!r} wrongly or twice; each place is one text, once")
+        if "/" not in place:
+            if place not in paper.tables and place not in paper.figures:
+                known = ", ".join([*paper.tables, *paper.figures]) or "none"
+                raise PaperError(f"{here}: where '{place}' is no table or figure; there are {known}")
+            continue
+        try:
+            cell = paper.cell(place)
+        except PaperError as error:
+            raise PaperError(f"{here}: where '{place}' does not resolve: {error}") from error
+        if not cell.value:
+            raise PaperError(f"{here}: where '{place}' is a missing cell; a claim needs a printed number")
+
+
+def _rule(here: str, paper: Paper, claim: Claim) -> None:
+    """The keys by which a claim is judged: those its kind needs, and no others."""
+    cells, kind = paper.cells(claim), claim.kind
+    by_gap = kind == "delta" and claim.gap is not None  # a difference the paper gives in words or a figure only
+    numeric = kind in ("structural", "level", "delta", "ratio") and not by_gap
+    needs = {
+        "structural": set(),
+        "level": {"margin", "better", "requires"},
+        "delta": {"margin", "better", "requires"} | ({"gap"} if by_gap else set()),
+        "ratio": {"margin", "better"},
+        "order": {"margin"} | ({"gap"} if claim.gap is not None else {"order"}),
+        "trend": {"margin", "trend"},
+    }[kind]
+    if kind == "order" and bool(claim.order) == (claim.gap is not None):
+        raise PaperError(f"{here}: an order claim has either 'order' or 'gap', not both and not neither")
+    optional = set() if kind == "structural" else {"requires"}
+    for key in ("margin", "better", "requires", "order", "gap", "trend"):
+        given = getattr(claim, key) not in (None, ())
+        if key in needs and not given:
+            raise PaperError(f"{here}: the key '{key}' is missing; a {kind} claim needs it")
+        if given and key not in needs | optional:
+            raise PaperError(f"{here}: a {kind} claim has no '{key}'; delete it")
+    if claim.better not in (None, "lower", "higher"):
+        raise PaperError(f"{here}: better '{claim.better}' is unknown; use lower or higher")
+    if claim.margin is not None and not 0 <= claim.margin < float("inf"):
+        raise PaperError(f"{here}: margin {claim.margin} must be a number from 0 up")
+    if claim.order and (len(claim.order) < 2 or not all(isinstance(path, str) and path for path in claim.order)):
+        raise PaperError(f"{here}: 'order' needs at least two paths, best first")
+    if claim.trend is not None:
+        _keys(f"{here}, trend", claim.trend, ("x", "y", "direction"), ("x", "y", "direction"))
+        _types(f"{here}, trend", claim.trend, {"x": str, "y": str, "direction": int})
+        if claim.trend["direction"] not in (1, -1):
+            raise PaperError(f"{here}: trend direction {claim.trend['direction']} must be 1 (rises) or -1 (falls)")
+    wanted = {"level": 1, "ratio": 1, "delta": 2}.get(kind)
+    if numeric and (len(cells) != len(claim.where) or wanted not in (None, len(cells))):
+        raise PaperError(f"{here}: a {kind} claim names {wanted or 'only'} cell(s) table/row/column in 'where'")
+    if numeric and claim.printed is not None:
+        raise PaperError(f"{here}: 'printed' repeats what the cells say; delete it")
+    if not numeric and claim.printed is None and not (cells and not by_gap):
+        raise PaperError(f"{here}: the key 'printed' is missing; without cells the claim says it in short words")
+    if by_gap and (cells or not NUMBER.fullmatch(claim.printed or "")):
+        raise PaperError(f"{here}: a delta with 'gap' names a figure or table and has a number as 'printed'")
+    if (claim.source_status is None) != bool(cells):
+        what = "derived from the cells; delete it" if cells else "missing; no cell of this claim carries one"
+        raise PaperError(f"{here}: 'source_status' is {what}")
+    if claim.source_status not in (None, *STATUSES):
+        raise PaperError(f"{here}: source_status '{claim.source_status}' is unknown; use one of {', '.join(STATUSES)}")

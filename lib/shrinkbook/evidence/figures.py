@@ -1,0 +1,180 @@
+"""Figures in one style: colour-blind safe, headless, as wide as a notebook; no global state.
+
+Every function returns a `Picture`, which a notebook shows by itself and `save` writes beside the other results.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from shrinkbook.evidence import store
+
+WIDTH, DPI = 9.0, 150  # inches, dots an inch
+# Okabe and Ito's palette without yellow, which vanishes on white
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+MARKERS = "os^Dv<>Phx"
+FEW = len(COLOURS)  # more curves than this get a sequential colour map, in order
+Curve = tuple[Any, ...]  # (x, y) or (x, y, low, high), each a sequence of numbers
+
+
+class Picture(Figure):
+    """A figure that notebooks show without a pyplot backend."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Curve]],
+    xlabel: str,
+    ylabel: str,
+    across: int = 3,
+    ylim: tuple[float, float] | None = None,
+) -> Picture:
+    """One axes a panel with a shared y axis, one colour a label in all panels, the legend outside the axes.
+
+    Args:
+        panels: title to label to (x, y), or (x, y, low, high) for a band.
+        xlabel: quantity and unit of x.
+        ylabel: quantity and unit of y.
+        across: panels in a row.
+        ylim: limits of y, default as the data need.
+    """
+    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
+    columns = min(across, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    many = len(labels) > FEW
+    beside = 1 + (len(labels) > 16)  # columns of a legend beside the axes
+    height = max(3.4 * rows, 0.19 * math.ceil(len(labels) / beside) + 0.3) if many else 3.4 * rows + 0.35
+    figure = Picture(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    styles = dict(zip(labels, _styles(len(labels)), strict=True))
+    handles: dict[str, Any] = {}
+    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
+        for label, curve in panel.items():
+            x, y = curve[:2]
+            (handles[label],) = axis.plot(x, y, label=label, **styles[label])
+            if len(curve) == 4:
+                axis.fill_between(x, curve[2], curve[3], color=styles[label]["color"], alpha=0.18, linewidth=0)
+        _tidy(axis, title, xlabel, "")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    if ylim is not None:
+        axes[0, 0].set_ylim(*ylim)
+    if len(labels) > 1:
+        place: Any = "outside right upper" if many else "outside lower center"
+        across = beside if many else min(4, len(labels))
+        figure.legend([handles[label] for label in labels], labels, loc=place, ncols=across, fontsize=8)
+    return figure
+
+
+def bars(
+    groups: Sequence[str], series: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]], ylabel: str
+) -> Picture:
+    """Grouped bars, one group a name and one bar a series; a pair (values, errors) adds error bars.
+
+    Args:
+        groups: names under the axis.
+        series: label (such as `paper`, `ours`) to values, or to (values, half-widths); NaN leaves a gap.
+        ylabel: quantity and unit.
+    """
+    figure = Picture(figsize=(WIDTH, 3.6), layout="constrained")
+    axis = figure.subplots()
+    place, width = np.arange(len(groups)), 0.8 / len(series)
+    for index, (label, entry) in enumerate(series.items()):
+        values, errors = entry if isinstance(entry, tuple) else (entry, None)
+        left = place + (index - (len(series) - 1) / 2) * width
+        axis.bar(left, values, width * 0.92, yerr=errors, capsize=3, label=label, color=COLOURS[index % len(COLOURS)])
+    _tidy(axis, "", "", ylabel)
+    long = max(map(len, groups)) * len(groups) > 90
+    axis.set_xticks(place, groups, rotation=25 if long else 0, ha="right" if long else "center")
+    axis.grid(visible=False, axis="x")
+    figure.legend(loc="outside upper center", ncols=len(series), fontsize=8)
+    return figure
+
+
+def image_grid(arrays: Sequence[np.ndarray], titles: Sequence[str] | None = None, across: int = 16) -> Picture:
+    """Small images in reading order, each scaled to its own range (filters have no common unit).
+
+    Args:
+        arrays: (height, width) or (height, width, 3) each.
+        titles: a short text above each image.
+        across: images in a row.
+    """
+    columns = min(across, len(arrays))
+    rows = math.ceil(len(arrays) / columns)
+    side = WIDTH / max(columns, 8)
+    figure = Picture(figsize=(side * columns, rows * (side + (0.2 if titles else 0))), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for index, (axis, array) in enumerate(zip(axes.flat, arrays, strict=False)):
+        low, high = float(array.min()), float(array.max())
+        axis.imshow((array - low) / (high - low or 1.0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        if titles:
+            axis.set_title(titles[index], fontsize=7, pad=2)
+    return figure
+
+
+def mean_band(lines: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, minimum and maximum over seeds, point by point.
+
+    Raises:
+        ValueError: the curves differ in length, or there is none.
+    """
+    if len({len(line) for line in lines}) != 1:
+        raise ValueError(f"curves of {', '.join(str(len(line)) for line in lines) or 'no'} points have no common mean")
+    stack = np.asarray(lines, dtype=float)
+    return stack.mean(axis=0), stack.min(axis=0), stack.max(axis=0)
+
+
+def save(figure: Figure, profile: str, paper: str, name: str, caption: str) -> Path:
+    """Write `results/<profile>/figures/<paper>_<name>.png` and its caption beside it as .txt; returns the image.
+
+    Raises:
+        StoreError: a file cannot be written.
+    """
+    path = store.results_dir(profile) / "figures" / f"{paper}_{name}.png"
+    store.write_text(path.with_suffix(".txt"), caption.strip() + "\n")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        os.replace(temporary, path)
+    except OSError as error:
+        raise store.StoreError(f"{path}: cannot be written ({error.strerror}); choose a folder that can be") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _styles(count: int) -> list[dict[str, Any]]:
+    if count <= FEW:
+        return [{"color": COLOURS[i], "marker": MARKERS[i], "markersize": 3.5, "linewidth": 1.5} for i in range(count)]
+    ramp = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count))
+    dashes = ("-", "--", ":")
+    return [{"color": tuple(ramp[i]), "linestyle": dashes[i % 3], "linewidth": 1.5} for i in range(count)]
+
+
+def _tidy(axis: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.tick_params(labelsize=8)
+    axis.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)

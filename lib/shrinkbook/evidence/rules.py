@@ -1,0 +1,247 @@
+"""The statistical rules: levels, deltas and ratios by interval, orders and trends by agreement of all seeds.
+
+Each rule takes the runs that may judge a claim and returns its part of the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from shrinkbook.evidence import statistics
+from shrinkbook.evidence.claims import Cell, Claim, Paper
+from shrinkbook.evidence.samples import (
+    EvidenceError,
+    Run,
+    Sample,
+    alike,
+    budget,
+    cell_value,
+    collapsed_like,
+    listed,
+    lost_text,
+    measured,
+    per_image,
+    place,
+    sample,
+    schedule,
+)
+from shrinkbook.evidence.store import dig
+
+Verdict = dict[str, Any]
+
+MIN_LEVEL, MIN_ORDER = 3, 5  # runs below which a level, an order stays inconclusive
+EPSILON = 1e-9  # percent points below which a difference is rounding of binary fractions
+
+
+def not_attempted(claim: Claim, why: str) -> Verdict:
+    """The verdict on a claim that no run may judge, with what it would cost."""
+    return {"verdict": "not attempted", "reason": f"{why}; cost: {claim.cost}" if claim.cost else why, "runs": []}
+
+
+def level(claim: Claim, paper: Paper, chosen: list[Run]) -> Verdict:
+    """90 % interval of (our mean - printed) against the margin."""
+    printed, margin = float(paper.printed(claim)), claim.margin or 0.0
+    cells = paper.cells(claim)
+    if claim.gap is not None:
+        path = claim.gap
+        got, how = sample(chosen, lambda run: measured(run, path)), ""
+        ours = statistics.estimate(got.values) if got.values else None
+    elif claim.kind == "delta":
+        got, how, ours = _difference(chosen, *cells)
+    else:
+        got, how = sample(chosen, _holding(cells[0])), ""
+        ours = statistics.estimate(got.values, _pool(cells[0], chosen, got.runs)) if got.values else None
+    if ours is None:
+        return _absent(claim, got, chosen)
+    low, high = (bound - printed for bound in ours.interval())
+    word, direction, n = "inconclusive", None, ours.n + len(got.collapsed)
+    if got.collapsed:
+        why = f"n = {n}, but a mean without the collapsed runs would be flattered"
+    elif ours.n < MIN_LEVEL:
+        why = f"n = {n} is fewer than {MIN_LEVEL} runs"
+    else:
+        why = f"n = {n}, 90 % interval of ours - printed [{low:.3g}, {high:.3g}] against a margin of {margin:g}"
+        if -margin - EPSILON <= low and high <= margin + EPSILON:
+            word = "reproduced"
+        elif low > margin + EPSILON or high < -margin - EPSILON:
+            word = "differs"
+            direction = "better" if (low > 0) == (claim.better == "higher") else "worse"
+    fixed = any(run.get("fixed_network") for run in got.runs)
+    enough = ours.n >= MIN_LEVEL
+    return {
+        "verdict": word,
+        "direction": direction,
+        "ours": _short(ours.mean),
+        "n": n,
+        "sd": _short(ours.sd) if enough else None,
+        "interval": [_short(low), _short(high)] if enough else None,
+        "prediction": [_short(bound) for bound in ours.prediction()] if enough else None,
+        "scope": "this network only" if fixed else None,
+        "reason": "; ".join([f"{why}{how} ({budget(got)})", *got.notes]),
+        "runs": [run["run_id"] for run in got.runs],
+    }
+
+
+def _pool(cell: Cell, chosen: list[Run], own: list[Run]) -> list[list[float]]:
+    """The other rows of the cell's column, seed by seed, from runs of the same data set and network."""
+    runs = [run for run in chosen if alike(run, own)]
+    rows = {row for run in runs for row in run["cells"].get(cell.table, {}) if row != cell.row}
+    others = [Cell(cell.table, row, cell.column, "", "", "", "") for row in sorted(rows)]
+    return [sample(runs, _holding(other)).values for other in others]
+
+
+def _holding(cell: Cell) -> Callable[[Run], float | None]:
+    return lambda run: cell_value(run, cell)
+
+
+def _difference(chosen: list[Run], a: Cell, b: Cell) -> tuple[Sample, str, statistics.Estimate | None]:
+    """Ours for a - b: paired within a run, else between related runs of one seed, else two independent samples."""
+
+    def within(run: Run) -> float | None:
+        first, second = cell_value(run, a), cell_value(run, b)
+        return None if first is None or second is None else first - second
+
+    one = sample(chosen, within)
+    if one.values:
+        return one, ", paired within a run", statistics.estimate(one.values)
+    arms = [_by_seed(chosen, cell) for cell in (a, b)]
+    if not all(arms):
+        return one, "", None
+    first, second = arms
+    related = [seed for seed in first if seed in second and _related(first[seed][0], second[seed][0])]
+    seeds = related or sorted({*first, *second})
+    used = [arm[seed][0] for seed in seeds for arm in arms if seed in arm]
+    lost = [run for run in collapsed_like(used, chosen) if _neither(run, a, b)]
+    notes = [lost_text(lost)] if lost else []
+    if related:
+        values = [first[seed][1] - second[seed][1] for seed in related]
+        return Sample(values, used, lost, notes), ", paired by seed between related runs", statistics.estimate(values)
+    sizes = [[value for _, value in arm.values()] for arm in arms]
+    return Sample(sizes[0], used, lost, notes), ", two independent samples (Welch)", statistics.welch(*sizes)
+
+
+def _neither(run: Run, a: Cell, b: Cell) -> bool:
+    return cell_value(run, a) is None and cell_value(run, b) is None
+
+
+def _by_seed(chosen: list[Run], cell: Cell) -> dict[int, tuple[Run, float]]:
+    """The first run of each seed that holds the cell, and its value."""
+    found: dict[int, tuple[Run, float]] = {}
+    for run in chosen:
+        if (value := cell_value(run, cell)) is not None:
+            found.setdefault(run["seed"], (run, value))
+    return found
+
+
+def _related(first: Run, second: Run) -> bool:
+    """Whether two runs share a parent or one is the other's."""
+    family = [{run["run_id"], *run["parents"]} for run in (first, second)]
+    return bool(family[0] & family[1])
+
+
+def mechanism(claim: Claim, paper: Paper, chosen: list[Run]) -> Verdict:
+    """All seeds agree and the median gap reaches the margin; on one network a bootstrap over its images."""
+    fixed = [run for run in chosen if run.get("fixed_network")]
+    result = _images(claim, fixed) if fixed else _seedwise(claim, chosen)
+    scope = ["this network only"] if fixed else []
+    if chosen[0]["config"].get("data") == "digits":
+        scope.append("embedded digits")
+    elif schedule(chosen[0]) not in ("paper", "none"):
+        scope.append(f"{schedule(chosen[0])} schedule")
+    return {"scope": ", ".join(scope) or None} | result
+
+
+def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
+    """One gap a seed: the smallest of the claimed order; reversed only if the largest is negative too."""
+
+    def extremes(run: Run) -> tuple[float, float] | None:
+        if claim.trend is not None:
+            x, y = (listed(run, claim.trend[axis]) for axis in ("x", "y"))
+            if x is None or y is None:
+                return None
+            change = claim.trend["direction"] * statistics.change_over_range(x, y)
+            return change, change
+        values = [measured(run, path) for path in claim.order or (claim.gap or "",)]
+        present = [value for value in values if value is not None]
+        if len(present) < len(values):
+            return None
+        return statistics.consecutive(present) if claim.order else (present[0], present[0])
+
+    lows = sample(chosen, lambda run: None if (pair := extremes(run)) is None else pair[0])
+    if not lows.values:
+        return _absent(claim, lows, chosen)
+    highs = sample(chosen, lambda run: None if (pair := extremes(run)) is None else pair[1])
+    gaps, margin = lows.values, claim.margin or 0.0
+    middle, opposite = float(np.median(gaps)), float(np.median(highs.values))
+    hold, reverse = sum(gap > EPSILON for gap in gaps), sum(high < -EPSILON for high in highs.values)
+    word = "inconclusive"
+    if lows.n < MIN_ORDER:
+        why = f"n = {lows.n} is fewer than {MIN_ORDER} seeds"
+    elif hold == lows.n:
+        word = "reproduced" if middle >= margin - EPSILON else word
+        why = f"all {lows.n} seeds agree, median gap {middle:.3g} against a margin of {margin:g}"
+    elif reverse == lows.n:
+        word = "contradicted" if -opposite >= margin - EPSILON else word
+        why = f"all {lows.n} seeds show the opposite, median {opposite:.3g} against a margin of {margin:g}"
+    else:
+        why = f"{hold} of {lows.n} seeds agree, {reverse} show the opposite"
+    return {
+        "verdict": word,
+        "ours": _short(middle),
+        "n": lows.n,
+        "sd": _short(statistics.deviation(gaps)) if len(gaps) > 1 else None,
+        "interval": [_short(min(gaps)), _short(max(gaps))],
+        "reason": "; ".join([f"{why} ({budget(lows)})", *lows.notes]),
+        "runs": [run["run_id"] for run in lows.runs],
+    }
+
+
+def _images(claim: Claim, fixed: list[Run]) -> Verdict:
+    """One public network: what another draw of test images would show, by bootstrap over images."""
+    run = next((run for run in fixed if _image_paths(claim, run)), fixed[0])
+    paths = _image_paths(claim, run)
+    result: Verdict = {"verdict": "inconclusive", "runs": [run["run_id"]]}
+    if not paths:
+        return result | {"n": 1, "reason": f"one network, no per-image record ({place(run)})"}
+    arrays = [per_image(run, path) for path in paths]
+    if len({len(array) for array in arrays}) > 1:
+        raise EvidenceError(f"run {run['run_id']}: per_image {', '.join(paths)} differ in their number of images")
+    scores = np.stack(arrays)
+    gap, opposite = statistics.consecutive(scores.mean(axis=1).tolist())
+    (low, high), (_, reversed_high) = statistics.bootstrap_order(scores)
+    margin = claim.margin or 0.0
+    if low > 0 and gap >= margin - EPSILON:
+        result["verdict"] = "reproduced"
+    elif reversed_high < 0 and -opposite >= margin - EPSILON:
+        result["verdict"] = "contradicted"
+    n = scores.shape[1]
+    why = f"gap {gap:.3g}, 95 % bootstrap interval [{low:.3g}, {high:.3g}] over {n} images, margin {margin:g}"
+    return result | {
+        "ours": _short(gap),
+        "n": n,
+        "interval": [_short(low), _short(high)],
+        "reason": f"{why} (one network, {place(run)})",
+    }
+
+
+def _image_paths(claim: Claim, run: Run) -> list[str]:
+    """Paths of the per-image arrays that a claim compares, best first; empty if the run does not hold them."""
+    paths = list(claim.order or run.get("per_image_pairs", {}).get(claim.gap, ()))
+    return paths if all(dig(run.get("per_image", {}), path) for path in paths) else []
+
+
+def _absent(claim: Claim, got: Sample, chosen: list[Run]) -> Verdict:
+    """Runs exist but none gives a value: all collapsed, or none measures it."""
+    counts = {"runs": [run["run_id"] for run in got.runs], "n": got.n or None}
+    if got.collapsed:
+        return counts | {"verdict": "inconclusive", "reason": "; ".join([f"no value ({budget(got)})", *got.notes])}
+    why = "; ".join([f"no run of {chosen[0]['experiment']} measures it", *got.notes])
+    return not_attempted(claim, why)
+
+
+def _short(value: float) -> float:
+    """Eight digits: more would differ between machines and mean nothing."""
+    return float(f"{value:.8g}")

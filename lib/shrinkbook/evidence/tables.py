@@ -1,0 +1,122 @@
+"""The paper's printed tables with the record's and our values beside the printed ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+
+import pandas as pd
+
+from shrinkbook.evidence import samples, statistics
+from shrinkbook.evidence.claims import Cell, Table
+from shrinkbook.evidence.samples import Run
+
+NOTHING = "—"
+FULL = ("paper", "none")  # schedules that need no mark: the paper's own, and nothing trained
+
+
+def side_by_side(
+    table: Table, record: Sequence[Run], runs: Sequence[Run], structural: Collection[str] = ()
+) -> pd.DataFrame:
+    """One line a printed cell: row, column, paper, record, ours, word.
+
+    Args:
+        table: the printed table.
+        record: committed runs of the table's paper, of one profile.
+        runs: runs of this machine, same paper and profile.
+        structural: addresses of the cells that are judged by their digits; only these get a word.
+    """
+    lines = []
+    for cell in table.cells:
+        ours = _values(cell, runs)
+        word = statistics.agree(ours[0][0], cell.value) if ours and cell.address in structural else ""
+        lines.append(
+            [cell.row, cell.column, _printed(cell), _ours(table, cell, record), _ours(table, cell, runs), word]
+        )
+    return pd.DataFrame(lines, columns=["row", "column", "paper", "record", "ours", "word"])
+
+
+def wide(
+    table: Table, record: Sequence[Run], runs: Sequence[Run], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """The printed table's own shape, each cell as `paper | record | ours`.
+
+    Args:
+        table: the printed table.
+        record: committed runs of the table's paper, of one profile.
+        runs: runs of this machine, same paper and profile.
+        columns: columns of the table to show, default all.
+    """
+    shown = table.columns if columns is None else list(columns)
+    frame = pd.DataFrame("", index=pd.Index(table.rows, name="row"), columns=shown)
+    for cell in table.cells:
+        if cell.column in shown:
+            three = (_printed(cell), _ours(table, cell, record), _ours(table, cell, runs))
+            frame.loc[cell.row, cell.column] = NOTHING if set(three) == {NOTHING} else " | ".join(three)
+    units = {cell.column: cell.unit for cell in table.cells if cell.unit}
+    return frame.rename(columns={name: f"{name} [{units[name]}]" for name in shown if name in units})
+
+
+def format_like(value: float, printed: str) -> str:
+    """A number with the digits of a printed one: 313463808 like `3.13e8` is `3.13e8`, 34.1936 like `34.2` is `34.2`.
+
+    Where nothing was printed, four significant digits, whole numbers in full.
+    """
+    exact = Decimal(repr(value))
+    if not printed:
+        return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
+    mantissa, power, _ = printed.partition("e")
+    places = len(mantissa.partition(".")[2])
+    if not power:
+        text = format(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP), "f")
+        return text.removeprefix("-") if float(text) == 0 else text
+    if not exact:
+        return "0"
+    exponent = exact.adjusted()
+    digits = exact.scaleb(-exponent).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
+    if abs(digits) >= 10:
+        digits, exponent = (digits / 10).quantize(Decimal(1).scaleb(-places)), exponent + 1
+    return f"{digits}e{exponent}"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A DataFrame as a Markdown table; vertical bars inside a cell are escaped."""
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+    return "".join("| " + " | ".join(str(value).replace("|", "\\|") for value in row) + " |\n" for row in rows)
+
+
+def _values(cell: Cell, runs: Iterable[Run]) -> list[tuple[float, Run]]:
+    """Our values for a cell, one a seed, from one experiment at one schedule; the paper's schedule goes first."""
+    runs = list(runs)
+    found: dict[tuple[bool, str, str], dict[int, tuple[float, Run]]] = {}
+    for experiment, profile in sorted({(run["experiment"], run["profile"]) for run in runs}):
+        for run in samples.usable(runs, experiment, profile):
+            if (value := samples.cell_value(run, cell)) is not None:
+                budget = samples.schedule(run)
+                seeds = found.setdefault((budget not in FULL, budget, experiment), {})
+                seeds.setdefault(run["seed"], (value, run))
+    return list(found[min(found)].values()) if found else []
+
+
+def _printed(cell: Cell) -> str:
+    if not cell.value:
+        return NOTHING
+    return cell.value if cell.status == "verified" else f"{cell.value} [{cell.status}]"
+
+
+def _ours(table: Table, cell: Cell, runs: Iterable[Run]) -> str:
+    """Mean ± sd (n) with the printed digits; the sd is left out where all seeds give the same number."""
+    found = _values(cell, runs)
+    if not found:
+        return NOTHING
+    like = cell.value or next((other.value for other in table.cells if other.column == cell.column and other.value), "")
+    values = [value for value, _ in found]
+    spread = statistics.deviation(values)
+    if spread:
+        mean, sd = math.fsum(values) / len(values), format_like(spread, like)
+        text = f"{format_like(mean, like)} ± {sd} ({len(values)})"
+    else:
+        text = format_like(values[0], like)
+    budget = samples.schedule(found[0][1])
+    return text if budget in FULL else f"{text} [{budget}]"

@@ -1,0 +1,38 @@
+"""Every paper's experiments in one place: seven papers, seven imports."""
+
+from collections.abc import Sequence
+
+from shrinkbook.experiments import li2017, profiles
+from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
+
+PAPERS: dict[str, dict[str, Experiment]] = {"li2017": li2017.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {name: one for paper in PAPERS.values() for name, one in paper.items()}
+
+
+def papers(wanted: Sequence[str] | None = None) -> list[str]:
+    """The papers asked for, or all.
+
+    Raises:
+        ValueError: a paper that is not in the suite.
+    """
+    for key in wanted or ():
+        if key not in PAPERS:
+            raise ValueError(f"unknown paper {key!r}; there are {', '.join(PAPERS)}")
+    return list(wanted or PAPERS)
+
+
+def units(wanted: Sequence[str] | None, profile: str, seeds: Sequence[int] | None = None) -> list[Unit]:
+    """Every run of the papers in a profile, parents before children.
+
+    Raises:
+        ValueError: an unknown paper or profile.
+    """
+    profiles.profile(profile)
+    found = []
+    for paper in papers(wanted):
+        for experiment in PAPERS[paper].values():
+            if profile in experiment.configs:
+                found += [
+                    unit(EXPERIMENTS, experiment.name, profile, seed) for seed in seeds_of(experiment, profile, seeds)
+                ]
+    return found

@@ -1,0 +1,124 @@
+"""Li et al. 2017, Pruning Filters for Efficient ConvNets: every experiment and its budgets.
+
+`quick` has small twins of the networks on digits: mechanisms, not the paper's numbers. `standard` has the paper's recipe
+for CIFAR-10 (one GPU), and public weights at budgets that two processor cores can carry. ImageNet is not attempted.
+"""
+
+from shrinkbook.experiments.li2017.cost import costs
+from shrinkbook.experiments.li2017.public import public_retrain, public_scan
+from shrinkbook.experiments.li2017.retrain import retrain, vgg_retrain
+from shrinkbook.experiments.li2017.scan import baseline, projection_scan, resnet_scan, vgg_scan
+from shrinkbook.experiments.li2017.timing import wall_clock
+from shrinkbook.experiments.run import Experiment
+from shrinkbook.methods.filter_criteria import ACTIVATION_CRITERIA
+
+TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+COARSE = [0.1, 0.3, 0.5, 0.7, 0.9]
+SIX = [0.2, 0.4, 0.5, 0.6, 0.8, 0.9]
+FIFTHS = [0.2, 0.4, 0.6, 0.8]  # of 8 filters, 0.9 would leave none
+ORDER = ["smallest", "random", "largest"]
+EVERY = [*ORDER, "l2", *ACTIVATION_CRITERIA]
+
+# Section 4: baselines as in He et al. 2016; retraining a quarter of the epochs at the baseline's last rate.
+HE2016 = {"epochs": 160, "batch": 128, "lr": 0.1, "milestones": [0.5, 0.75], "augment": True}
+RETRAIN = {"epochs": 40, "batch": 128, "lr": 0.001, "augment": True}
+TWO_EPOCHS = {**RETRAIN, "epochs": 2}
+# The same shape of schedule on 400 digits.
+DIGITS = {"epochs": 20, "batch": 32, "lr": 0.1, "milestones": [0.5, 0.75]}
+DIGITS_RETRAIN = {"epochs": 5, "batch": 32, "lr": 0.001}
+
+
+def _digits(net: str, **settings: object) -> dict[str, dict[str, object]]:
+    return {"quick": {"data": "digits", "net": net, "schedule": "digits", **settings}}
+
+
+def _cifar(net: str, **settings: object) -> dict[str, dict[str, object]]:
+    return {"standard": {"data": "cifar10", "net": net, "schedule": "paper", "dtype": "bfloat16", **settings}}
+
+
+def _paper_recipe(name: str, net: str, models: list[str], hours: float) -> list[Experiment]:
+    """Baseline, scan and retraining of one CIFAR network at the paper's schedule, for a GPU."""
+    vgg = net == "VGG-16"
+    scan = {"ratios": TENTHS, "criteria": EVERY if vgg else ORDER}
+    retraining = {"models": models, "strategy": "greedy", "retrain": RETRAIN, "scratch": HE2016}
+    return [
+        Experiment(f"li2017.{name}", baseline, _cifar(net, recipe=HE2016), seconds={"standard": 3600 * hours}),
+        Experiment(
+            f"li2017.{name}_scan", vgg_scan if vgg else resnet_scan, _cifar(net, **scan),
+            parents=(f"li2017.{name}",), seconds={"standard": 600},
+        ),
+        Experiment(
+            f"li2017.{name}_retrain", retrain, _cifar(net, **retraining),
+            parents=(f"li2017.{name}",), seconds={"standard": 3600 * hours * 1.25 * len(models)},
+        ),
+    ]  # fmt: skip
+
+
+_ALL = [
+    Experiment(
+        "li2017.cost", costs, {"quick": {"threads": 1}, "standard": {"threads": 1}, "paper": {"threads": 1}},
+        seeds={"quick": 1, "standard": 1, "paper": 1}, seconds={"quick": 2, "standard": 2, "paper": 2},
+    ),
+    Experiment(
+        "li2017.wall_clock", wall_clock,
+        {
+            "quick": {"models": ["VGG-16-pruned-A", "ResNet-56-pruned-B", "ResNet-110-pruned-B"], "batch": 8, "rounds": 3,
+                      "warmup": 1, "schedule": "batch 8, one thread"},
+            "standard": {"models": ["VGG-16-pruned-A", "ResNet-56-pruned-B", "ResNet-110-pruned-B"], "batch": 128,
+                         "rounds": 10, "warmup": 2, "schedule": "batch 128"},
+        },
+        seconds={"quick": 3, "standard": 60},
+    ),
+    Experiment(
+        "li2017.wall_clock_imagenet", wall_clock,
+        {"standard": {"models": ["ResNet-34-pruned-B"], "batch": 128, "rounds": 3, "warmup": 1, "schedule": "batch 128"}},
+        seconds={"standard": 120},
+    ),
+    Experiment("li2017.digits_vgg", baseline, _digits("digits VGG", recipe=DIGITS), seconds={"quick": 2}),
+    Experiment(
+        "li2017.digits_vgg_scan", vgg_scan, _digits("digits VGG", ratios=SIX, criteria=EVERY),
+        parents=("li2017.digits_vgg",), seconds={"quick": 6},
+    ),
+    Experiment(
+        "li2017.digits_vgg_retrain", vgg_retrain,
+        _digits("digits VGG", models=["digits VGG-pruned-A"], strategy="greedy", retrain=DIGITS_RETRAIN, scratch=DIGITS,
+                iterative_epochs=2, layer_ratios=[0.5, 0.9], layer_epochs=2),
+        parents=("li2017.digits_vgg",), seconds={"quick": 6},
+    ),
+    Experiment("li2017.digits_resnet", baseline, _digits("digits ResNet", recipe=DIGITS), seconds={"quick": 4}),
+    Experiment(
+        "li2017.digits_resnet_scan", resnet_scan, _digits("digits ResNet", ratios=FIFTHS, criteria=ORDER),
+        parents=("li2017.digits_resnet",), seconds={"quick": 4},
+    ),
+    Experiment(
+        "li2017.digits_resnet_retrain", retrain,
+        _digits("digits ResNet", models=["digits ResNet-pruned-B"], strategy="greedy", retrain=DIGITS_RETRAIN,
+                scratch=DIGITS),
+        parents=("li2017.digits_resnet",), seconds={"quick": 5},
+    ),
+    Experiment(
+        "li2017.digits_projection", baseline, _digits("digits ResNet with projections", recipe=DIGITS),
+        seconds={"quick": 3},
+    ),
+    Experiment(
+        "li2017.digits_projection_scan", projection_scan,
+        _digits("digits ResNet with projections", ratios=FIFTHS),
+        parents=("li2017.digits_projection",), seconds={"quick": 2},
+    ),
+    *_paper_recipe("vgg16", "VGG-16", ["VGG-16-pruned-A"], 0.3),
+    *_paper_recipe("resnet56", "ResNet-56", ["ResNet-56-pruned-A", "ResNet-56-pruned-B"], 0.5),
+    *_paper_recipe("resnet110", "ResNet-110", ["ResNet-110-pruned-A", "ResNet-110-pruned-B"], 1.0),
+    Experiment(
+        "li2017.resnet56_public_scan", public_scan,
+        _cifar("ResNet-56", schedule="public weights", ratios=COARSE, criteria=ORDER),
+        seeds={"standard": 1}, seconds={"standard": 2400},
+    ),
+    Experiment(
+        "li2017.resnet56_public_retrain_2ep", public_retrain,
+        _cifar("ResNet-56", schedule="public weights, 2 epochs", models=["ResNet-56-pruned-A", "ResNet-56-pruned-B"],
+               strategy="greedy", retrain=TWO_EPOCHS),
+        seconds={"standard": 600},
+    ),
+]  # fmt: skip
+
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}

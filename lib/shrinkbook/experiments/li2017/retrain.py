@@ -1,0 +1,72 @@
+"""Pruning followed by retraining, and the same shapes from scratch (table 1, figure 2c)."""
+
+from torch import nn
+
+from shrinkbook.experiments.li2017.models import PRUNED
+from shrinkbook.experiments.li2017.scan import original, rounded, trained
+from shrinkbook.experiments.run import Context
+from shrinkbook.methods.filter_pruning import compress, sensitivity
+from shrinkbook.nets import initialize
+
+
+def retrain(run: Context) -> None:
+    """Prune once, retrain with a small constant rate; train the same shape from scratch where the settings say so."""
+    model = trained(run)
+    for name in run.config["models"]:
+        retrain_one(run, model, name)
+
+
+def retrain_one(run: Context, model: nn.Module, name: str) -> None:
+    """One named model: stages ``<name> slimmed``, ``<name> tuned``, ``<name> scratch``, and their errors as cells.
+
+    The last model of the settings also fills ``retrain``, which the order claims read.
+    """
+    config, digits = run.config, run.config["data"] == "digits"
+    smaller, report = compress(model, PRUNED[name].ratios, strategy=config["strategy"])
+    run.measurements.setdefault("kept", {})[name] = report["after"]
+    found = {"original": original(run), "slimmed": run.stage(f"{name} slimmed", smaller)}
+    run.train(smaller, run.recipe(config["retrain"]), f"{name}: retrain")
+    found["tuned"] = run.stage(f"{name} tuned", smaller)
+    if config.get("scratch"):
+        fresh = initialize(smaller, run.seed + 1000)  # not the seed the large network grew from
+        run.train(fresh, run.recipe(config["scratch"]), f"{name}: scratch")
+        found["scratch"] = run.stage(f"{name} scratch", fresh)
+    if not digits:
+        run.cell(f"table1/{PRUNED[name].net}/error", 100 - found["original"])
+        run.cell(f"table1/{name}/error", 100 - found["tuned"])
+        if "scratch" in found:
+            run.cell(f"table1/{name} scratch-train/error", 100 - found["scratch"])
+    run.measurements["retrain"] = found
+    run.progress(f"{name}: " + ", ".join(f"{stage} {value:.2f} %" for stage, value in found.items()))
+
+
+def vgg_retrain(run: Context) -> None:
+    """As :func:`retrain`, then one-shot against layer-by-layer retraining, then figure 2c where the settings say so."""
+    retrain(run)
+    model = trained(run)
+    name = run.config["models"][-1]
+    epochs = run.config["iterative_epochs"]
+    ratios = PRUNED[name].ratios
+    recipe = {**run.config["retrain"], "epochs": epochs}
+    step_by_step = model
+    for layer, ratio in ratios.items():
+        step_by_step, _ = compress(step_by_step, {layer: ratio})
+        run.train(step_by_step, run.recipe(recipe), "iterative")
+    at_once, _ = compress(model, ratios, strategy=run.config["strategy"])
+    run.train(at_once, run.recipe({**recipe, "epochs": epochs * len(ratios)}), "one-shot")
+    found = {"one_shot": run.accuracy(at_once), "iterative": run.accuracy(step_by_step)}
+    run.measurements["one_shot"] = found
+    run.measurements["gaps"] = {"one_shot_over_iterative": found["one_shot"] - found["iterative"]}
+    layer_retrain(run, model)
+
+
+def layer_retrain(run: Context, model: nn.Module) -> None:
+    """Figure 2c: prune one layer, retrain, measure; every layer at every ratio of ``layer_ratios``."""
+    layers, ratios = list(model.couplings()), run.config["layer_ratios"]  # type: ignore[operator]
+    recipe = run.recipe({**run.config["retrain"], "epochs": run.config["layer_epochs"]})
+    curves = sensitivity(
+        model, layers, ratios, run.accuracy, retrain=lambda smaller: run.train(smaller, recipe, "one layer")
+    )
+    run.history = [row for row in run.history if row["phase"] != "one layer"]  # dozens of short curves, nothing to see
+    run.measurements["scan_retrained"] = {layer: rounded(curve) for layer, curve in curves.items()}
+    run.measurements["layer_ratios"] = ratios

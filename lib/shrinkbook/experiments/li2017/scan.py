@@ -1,0 +1,246 @@
+"""Figures 2, 3, 5 to 10 without retraining: train a network, then ask what removing filters does to it."""
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shrinkbook.experiments.li2017.models import NETS
+from shrinkbook.experiments.run import Context
+from shrinkbook.measure.cost import cost
+from shrinkbook.methods import filter_criteria as criteria
+from shrinkbook.methods.filter_pruning import Scores, select, sensitivity, slim
+from shrinkbook.nets import Coupling, initialize
+
+Curves = dict[str, list[float]]
+
+
+def baseline(run: Context) -> None:
+    """Train the network from scratch by the recipe in the settings."""
+    run.load_data()
+    model = initialize(NETS[run.config["net"]](), run.seed)
+    run.train(model, run.recipe(run.config["recipe"]), "train", resume=run.unit.checkpoint)
+    error = 100 - run.stage("original", model)
+    if not run.config["data"] == "digits":
+        run.cell(f"table1/{run.config['net']}/error", error)
+
+
+def trained(run: Context) -> nn.Module:
+    """The parent's network in evaluation mode, measured as stage ``original``."""
+    run.load_data()
+    model = run.load_parent(NETS[run.config["net"]]()).eval()
+    run.stage("original", model)
+    return model
+
+
+def scan_scores(run: Context, model: nn.Module, layers: Sequence[str]) -> dict[str, Scores]:
+    """Every way of choosing filters that the settings name, by the name used in figures."""
+    wanted = run.config["criteria"]
+    scores: dict[str, Scores] = {
+        "smallest": criteria.filter_l1,
+        "random": criteria.random_filters(run.seed),
+        "largest": criteria.largest_first,
+        "l2": criteria.filter_l2,
+    }
+    if any(name in criteria.ACTIVATION_CRITERIA for name in wanted):
+        assert run.data is not None
+        couplings: Mapping[str, Coupling] = model.couplings()  # type: ignore[operator]
+        batches = (run.data.normalise(part) for part in run.data.x_train.split(500))
+        paths = {layer: couplings[layer].ranked_by for layer in layers}
+        scores |= {f"{name}": values for name, values in criteria.activation_scores(model, paths, batches).items()}
+    return {name: scores[name] for name in wanted}
+
+
+@dataclass
+class Scan:
+    """One way of choosing, layer by layer: accuracy at every ratio, and right answers per image summed over ratios."""
+
+    accuracy: Curves
+    correct: dict[str, Tensor]
+
+
+def scan(run: Context, model: nn.Module, layers: Sequence[str], name: str, scores: Scores) -> Scan:
+    """Prune one layer at a time, at every ratio of the settings; accuracies are noted under ``scan.<name>``."""
+    found = Scan({}, {})
+    for number, layer in enumerate(layers, start=1):
+        results = sensitivity(model, [layer], run.config["ratios"], run.evaluate, scores)[layer]
+        found.accuracy[layer] = [result.accuracy for result in results]
+        found.correct[layer] = torch.stack([result.correct for result in results]).sum(0)
+        run.progress(f"scan by {name}: layer {number}/{len(layers)}")
+    run.measurements.setdefault("scan", {})[name] = {key: rounded(value) for key, value in found.accuracy.items()}
+    return found
+
+
+def vgg_scan(run: Context) -> None:
+    """Figures 2a, 2b, 3, 5, 8, 9, 10 on a VGG: norms, single-layer scans by every criterion, greedy against independent."""
+    model = trained(run)
+    layers = list(model.couplings())  # type: ignore[operator]
+    ratios = run.config["ratios"]
+    run.measurements |= {"ratios": ratios, "layers": layers, "norms": sorted_norms(model, layers)}
+    run.measurements["first_layer"] = rounded_nested(model.get_submodule("features.conv_1").weight.detach())
+    curves = {
+        name: scan(run, model, layers, name, scores).accuracy
+        for name, scores in scan_scores(run, model, layers).items()
+    }
+    mean = {name: mean_over(curve) for name, curve in curves.items()}
+    run.measurements["order"] = {name: mean[name] for name in ("smallest", "random", "largest")}
+    run.measurements["flatness"] = {
+        "flatness": [float(np.mean(run.measurements["norms"][layer])) for layer in layers],
+        "loss": [original(run) - curves["smallest"][layer][ratios.index(0.5)] for layer in layers],
+    }
+    at_80, at_90 = ratios.index(0.8), ratios.index(0.9)
+    above_60 = [index for index, ratio in enumerate(ratios) if ratio > 0.6]
+    plain = [mean[name] for name in criteria.ACTIVATION_CRITERIA if name != "mean-std"]
+    run.measurements["gaps"] = {
+        "smallest_over_random_at_90_worst_layer": min(
+            curves["smallest"][layer][at_90] - curves["random"][layer][at_90] for layer in layers
+        ),
+        "conv_1_over_conv_2_at_80": curves["smallest"]["conv_1"][at_80] - curves["smallest"]["conv_2"][at_80],
+        "deep_layers_hold_at_60": min(
+            curves["smallest"][layer][ratios.index(0.6)] for layer in deep_layers(model, layers)
+        ) - (original(run) - 1),
+        "l1_minus_l2": mean["smallest"] - mean["l2"],
+        "l1_over_activation": mean["smallest"] - max(plain),
+        "l1_over_mean_std_above_60": mean_over(curves["smallest"], above_60) - mean_over(curves["mean-std"], above_60),
+    }  # fmt: skip
+    greedy_against_independent(run, model, layers)
+
+
+def greedy_against_independent(run: Context, model: nn.Module, layers: Sequence[str]) -> None:
+    """Prune all layers at one ratio by both strategies (section 3.4); accuracies under ``selection``."""
+    ratios = run.config["ratios"]
+    curves: Curves = {
+        strategy: [
+            run.accuracy(slim(model, select(model, dict.fromkeys(layers, ratio), strategy=strategy)))  # type: ignore[arg-type]
+            for ratio in ratios
+        ]
+        for strategy in ("greedy", "independent")
+    }
+    run.measurements["selection"] = {
+        "ratios": ratios,
+        **{name: float(np.mean(curve)) for name, curve in curves.items()},
+        **{f"{name}_curve": rounded(curve) for name, curve in curves.items()},
+        "greedy_minus_independent": [g - i for g, i in zip(curves["greedy"], curves["independent"], strict=True)],
+    }
+
+
+def resnet_scan(run: Context) -> None:
+    """Figure 6 on a residual network trained here: sensitivity of the first layer of every block."""
+    residual_scan(run, trained(run))
+
+
+def residual_scan(run: Context, model: nn.Module) -> None:
+    """Scan the first layers of all blocks and compare blocks at the borders of stages, and stages, with each other."""
+    couplings: Mapping[str, Coupling] = model.couplings()  # type: ignore[operator]
+    layers = [name for name in couplings if name.startswith("conv_")]
+    run.measurements |= {"ratios": run.config["ratios"], "layers": layers}
+    scans = {name: scan(run, model, layers, name, scores) for name, scores in scan_scores(run, model, layers).items()}
+    run.measurements["order"] = {name: mean_over(found.accuracy) for name, found in scans.items()}
+    smallest, border = scans["smallest"].accuracy, border_blocks(couplings)
+    inner = [layer for layer in layers if layer not in border]
+    stages = sorted({couplings[layer].stage for layer in layers})
+    run.measurements["border"] = border
+    run.measurements["gaps"] = {
+        "inner_over_border_blocks": mean_over({layer: smallest[layer] for layer in inner})
+        - mean_over({layer: smallest[layer] for layer in border})
+    }
+    run.measurements["stages"] = {
+        "stage": stages,
+        "loss": [
+            original(run) - mean_over({layer: smallest[layer] for layer in layers if couplings[layer].stage == stage})
+            for stage in stages
+        ],
+    }
+    if run.fixed_network:
+        correct = scans["smallest"].correct
+        note_images(run, {f"order.{name}": list(found.correct.values()) for name, found in scans.items()})
+        note_images(run, {"blocks.inner": [correct[layer] for layer in inner]})
+        note_images(run, {"blocks.border": [correct[layer] for layer in border]})
+        run.per_image_pairs["gaps.inner_over_border_blocks"] = ["blocks.inner", "blocks.border"]
+
+
+def note_images(run: Context, counts: Mapping[str, Sequence[Tensor]]) -> None:
+    """Keep right answers per image, summed over layers and ratios, for the bootstrap over images."""
+    for path, parts in counts.items():
+        group, name = path.split(".")
+        run.per_image.setdefault(group, {})[name] = packed(torch.stack(list(parts)).sum(0))
+        run.measurements.setdefault("per_image_configs", {}).setdefault(group, {})[name] = (
+            len(parts) * len(run.config["ratios"])
+        )
+
+
+def projection_scan(run: Context) -> None:
+    """Figure 7 in small: first layers against second layers (with their shortcut), accuracy lost per work saved."""
+    model = trained(run)
+    assert run.data is not None
+    shape = tuple(run.data.x_test.shape[1:])
+    full, ratios = cost(model, shape).mac, run.config["ratios"]
+    layers = list(model.couplings())  # type: ignore[operator]
+    curves = scan(run, model, layers, "smallest", criteria.filter_l1).accuracy
+    per_mac: dict[str, list[float]] = {"first": [], "second": []}
+    for layer in layers:
+        for ratio, accuracy in zip(ratios, curves[layer], strict=True):
+            saved = 100 * (1 - cost(slim(model, select(model, {layer: ratio})), shape).mac / full)
+            kind = "second" if layer.startswith("stage_") else "first"
+            per_mac[kind].append((original(run) - accuracy) / saved)
+    loss = {kind: float(np.mean(values)) for kind, values in per_mac.items()}
+    run.measurements |= {"ratios": ratios, "layers": layers, "loss_per_percent_of_mac": loss}
+    run.measurements["gaps"] = {"first_over_second_per_mac": loss["second"] - loss["first"]}
+
+
+def border_blocks(couplings: Mapping[str, Coupling]) -> list[str]:
+    """First layers of the blocks that the paper found sensitive in ResNet-56 (20, 38, 54), in any depth: the first
+    block of every stage but the first, and the last block of the network."""
+    firsts: dict[int, str] = {}
+    for name, coupling in couplings.items():
+        if name.startswith("conv_"):
+            firsts.setdefault(coupling.stage, name)
+            last = name
+    return [firsts[stage] for stage in sorted(firsts)[1:]] + [last]
+
+
+def deep_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
+    """The widest layers: of VGG-16 those with 512 maps."""
+    couplings: Mapping[str, Coupling] = model.couplings()  # type: ignore[operator]
+    widths = {layer: model.get_submodule(couplings[layer].ranked_by).out_channels for layer in layers}
+    return [layer for layer in layers if widths[layer] == max(widths.values())]  # type: ignore[type-var]
+
+
+def sorted_norms(model: nn.Module, layers: Sequence[str]) -> Curves:
+    """Figure 2a: filter norms s_j of each layer, largest first, divided by the largest."""
+    couplings: Mapping[str, Coupling] = model.couplings()  # type: ignore[operator]
+    curves: Curves = {}
+    for layer in layers:
+        norms = criteria.filter_l1(model.get_submodule(couplings[layer].ranked_by).weight.detach())  # type: ignore[arg-type]
+        curves[layer] = rounded((norms / norms.max()).sort(descending=True).values.tolist(), 4)
+    return curves
+
+
+def original(run: Context) -> float:
+    """Accuracy of the unpruned network."""
+    return run.stages["original"]["accuracy"]["last"]
+
+
+def mean_over(curves: Mapping[str, Sequence[float]], indices: Sequence[int] | None = None) -> float:
+    """Mean over all layers and ratios (or the ratios at ``indices``)."""
+    return float(np.mean([curve if indices is None else [curve[i] for i in indices] for curve in curves.values()]))
+
+
+def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
+    """For run files: enough digits to draw and compare, not the noise behind them."""
+    return [round(float(value), digits) for value in values]
+
+
+def rounded_nested(tensor: Tensor) -> Any:
+    """A small tensor as nested lists with four decimals."""
+    return np.round(tensor.cpu().numpy().astype(float), 4).tolist()
+
+
+def packed(counts: Tensor) -> str:
+    """Right answers per image (uint8), compressed for a run file."""
+    return base64.b64encode(zlib.compress(counts.to(torch.uint8).numpy().tobytes(), 9)).decode()

@@ -1,0 +1,78 @@
+"""What a network costs on paper: multiply-accumulates, weights and bytes, layer by layer, without running it."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One convolution or linear layer: its module path, output shape (without batch), multiply-accumulates, weights."""
+
+    name: str
+    output: tuple[int, ...]
+    mac: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The layers in the order they run; totals count each layer once. Biases, batch norm, activations, pooling: free."""
+
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def mac(self) -> int:
+        """Multiply-accumulates for one image, the papers' "FLOP" where they count one per multiply-add."""
+        return sum(layer.mac for layer in self.layers)
+
+    @property
+    def weights(self) -> int:
+        """Weights of convolutions and linear layers."""
+        return sum(layer.weights for layer in self.layers)
+
+    def without(self, part: str) -> "Cost":
+        """The same cost with every layer left out whose path contains ``part`` (a paper that does not count shortcuts)."""
+        return Cost(tuple(layer for layer in self.layers if part not in layer.name))
+
+
+def cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
+    """Count one forward pass of one image, on the meta device: shapes only, so full-size networks take milliseconds.
+
+    A convolution costs its weights times its output positions, a linear layer its weights (Li et al. 2017, section 3.1:
+    n_{i+1} n_i k^2 h_{i+1} w_{i+1}).
+
+    Args:
+        model: any module; it is copied, not changed.
+        input_shape: (channels, height, width) of one image.
+    """
+    twin = copy.deepcopy(model).to("meta").eval()
+    layers: list[LayerCost] = []
+
+    def count(name: str):  # noqa: ANN202
+        def hook(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+            weights = module.weight.numel()  # type: ignore[union-attr, operator]
+            positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
+            layers.append(LayerCost(name, tuple(output.shape[1:]), weights * positions, weights))
+
+        return hook
+
+    for name, module in twin.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count(name))
+    with torch.no_grad():
+        twin(torch.empty(1, *input_shape, device="meta"))
+    return Cost(tuple(layers))
+
+
+def parameter_count(model: nn.Module) -> int:
+    """All trainable numbers: weights, biases, batch-norm scales and shifts."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Bytes of everything a checkpoint of the model holds: parameters and buffers at their own precision."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())

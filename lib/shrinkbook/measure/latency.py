@@ -1,0 +1,93 @@
+"""Latency on this machine: networks timed in turns within one process, so that their ratio outlives a drifting clock."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shrinkbook.training.evaluate import evaluating
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds for one forward pass: median, low (10 %) and high (90 %) quantile; raw holds every run, round by round."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+    raw: list[float]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Time saved in percent of the base (negative: slower), over paired rounds: median, 10 % and 90 % quantile."""
+
+    median: float
+    low: float
+    high: float
+
+
+def latency(
+    models: Mapping[str, nn.Module], example: Tensor, runs: int = 30, warmup: int = 5, seed: int = 0
+) -> dict[str, Timing]:
+    """Time each model on the same input, in evaluation mode and without gradients.
+
+    Every round runs each model once, in an order shuffled by the seed; round i of one model pairs with round i of
+    another. Models must be on the device of the example.
+
+    Args:
+        example: the input batch, (n, c, h, w).
+        runs: rounds that count.
+        warmup: rounds before them that do not.
+
+    Raises:
+        ValueError: no models, or fewer than one run.
+    """
+    if not models or runs < 1:
+        raise ValueError(f"latency needs at least one model and one run, got {len(models)} and {runs}")
+    shuffle = random.Random(seed)
+    names = list(models)
+    raw: dict[str, list[float]] = {name: [] for name in names}
+    with ExitStack() as modes, torch.inference_mode():
+        for model in models.values():
+            modes.enter_context(evaluating(model))
+        for turn in range(-warmup, runs):
+            for name in shuffle.sample(names, len(names)):
+                seconds = _timed(models[name], example)
+                if turn >= 0:
+                    raw[name].append(seconds)
+    return {name: Timing(*_quantiles(values), runs, values) for name, values in raw.items()}
+
+
+def saved(base: Timing, other: Timing) -> Saved:
+    """Percent of the base's time that `other` saves, from rounds timed side by side.
+
+    Raises:
+        ValueError: the two were not timed in the same call.
+    """
+    if base.runs != other.runs:
+        raise ValueError(f"saved needs paired rounds, got {base.runs} and {other.runs}: time both in one latency call")
+    return Saved(*_quantiles([100 * (1 - b / a) for a, b in zip(base.raw, other.raw, strict=True)]))
+
+
+def _timed(model: nn.Module, example: Tensor) -> float:
+    if example.is_cuda:
+        torch.cuda.synchronize(example.device)
+    started = time.perf_counter()
+    model(example)
+    if example.is_cuda:
+        torch.cuda.synchronize(example.device)
+    return time.perf_counter() - started
+
+
+def _quantiles(values: list[float]) -> tuple[float, float, float]:
+    low, median, high = np.quantile(values, [0.1, 0.5, 0.9])
+    return float(median), float(low), float(high)

@@ -1,0 +1,1 @@
+"""Data kept on the device, vectorised augmentation, training, evaluation and checkpoints."""

@@ -1,0 +1,90 @@
+"""Accuracy on the test images, and batch-norm statistics measured afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shrinkbook.training.data import DataSet
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """accuracy in percent, mean cross entropy in nats, and for each test image whether it was right (bool, CPU)."""
+
+    accuracy: float
+    loss: float
+    correct: Tensor
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(
+    model: nn.Module,
+    data: DataSet,
+    device: torch.device | str = "cpu",
+    batch: int = 500,
+    dtype: str = "float32",
+) -> Evaluation:
+    """Run the model over the test images.
+
+    Raises:
+        ValueError: the data set has no test images.
+    """
+    if not len(data.y_test):
+        raise ValueError(f"data set {data.name!r} has no test images to evaluate on")
+    device = torch.device(device)
+    model.to(device)
+    losses, correct = [], []
+    with evaluating(model), torch.inference_mode():
+        for images, labels in zip(data.x_test.split(batch), data.y_test.split(batch), strict=True):
+            inputs, labels = data.normalise(images.to(device)), labels.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+                logits = model(inputs)
+            losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
+            correct.append(logits.argmax(1) == labels)
+    # Out of inference mode, so that the caller may use the tensor anywhere.
+    right = torch.cat(correct).cpu().clone()
+    loss = torch.stack(losses).double().sum().item() / len(right)
+    return Evaluation(100 * right.double().mean().item(), loss, right)
+
+
+def recalibrate_batch_norm(
+    model: nn.Module, data: DataSet, images: int, device: torch.device | str = "cpu", batch: int = 128
+) -> None:
+    """Replace the running statistics of every batch norm by plain averages over the first training images, in place.
+
+    Weights do not change. The images are normalised but not augmented; a data set's training images are assumed
+    to be in no particular order, so callers that need a draw shuffle the data set first.
+    """
+    device = torch.device(device)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    model.to(device)
+    with evaluating(model), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+        try:
+            for part in data.x_train[:images].split(batch):
+                if len(part) > 1:
+                    model(data.normalise(part.to(device)))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum

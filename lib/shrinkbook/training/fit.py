@@ -1,0 +1,304 @@
+"""Training with SGD: one loop for every paper, exact to resume, the data resident on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shrinkbook.training import checkpoint as checkpoints
+from shrinkbook.training.augment import crop_flip, draw_crop_flip
+from shrinkbook.training.data import DataSet
+from shrinkbook.training.evaluate import evaluate
+
+PADDING = 4  # He et al. 2016, section 4.2
+Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD with a stepwise learning rate.
+
+    milestones are fractions of the epochs after which the rate is multiplied by gamma; augment means a crop from
+    4 pixels of padding and a flip; val_fraction of the training images is held out to select by.
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    nesterov: bool = False
+    augment: bool = False
+    dtype: str = "float32"
+    compile: bool = False
+    val_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"recipe dtype {self.dtype!r}: choose float32 or bfloat16")
+        if self.epochs < 0 or self.batch < 1 or not 0 <= self.val_fraction < 1:
+            raise ValueError("recipe needs epochs >= 0, batch >= 1 and 0 <= val_fraction < 1")
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate in an epoch, counted from 0."""
+        return self.lr * self.gamma ** sum(epoch >= round(share * self.epochs) for share in self.milestones)
+
+
+HE2016_CIFAR = Recipe(epochs=160, batch=128, lr=0.1, milestones=(0.5, 0.75), augment=True)
+RETRAIN = Recipe(epochs=40, batch=128, lr=0.001, augment=True)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run gave.
+
+    history: a row an epoch: epoch, lr, loss (None where not finite), train_accuracy, val_accuracy (percent), seconds.
+    status: "finished" or "collapsed" (a loss that is not finite, or chance level in the last epoch).
+    best_by_val: the best validation accuracy in percent, None without a held-out slice; best_state are the weights
+    that reached it, while the model itself keeps the last ones.
+    """
+
+    history: list[dict[str, Any]]
+    status: str
+    seconds: float
+    best_by_val: float | None = None
+    best_state: dict[str, Tensor] | None = None
+
+
+def bf16_units(device: torch.device | str = "cpu") -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (and is not pinned to an older instruction set)."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "all").lower()
+    if os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2"):
+        return False
+    if not any(word in isa for word in ("all", "default", "bf16", "fp16", "amx", "avx10")):
+        return False
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})  # the last is ARM's name
+
+
+def autocast_dtype(device: torch.device | str = "cpu") -> str:
+    """The faster of "bfloat16" and "float32" on this device."""
+    return "bfloat16" if bf16_units(device) else "float32"
+
+
+def derived_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch; depends on nothing else, so resuming needs no generator state."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
+
+
+def split_validation(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices (training, validation) of `count` training images; the second holds round(fraction * count)."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, -1)))
+    held_out = round(fraction * count)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def batches(data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of (float32 images, labels) on the data's device, in an order that (seed, epoch) alone decide.
+
+    A last batch of a single image is left out: batch norm cannot train on it.
+    """
+    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))  # on the CPU: the same on every device
+    device = data.x_train.device
+    order = indices.cpu()[torch.randperm(len(indices), generator=generator)].to(device)
+    draws = draw_crop_flip(len(order), PADDING, generator).to(device) if recipe.augment else None
+    for start in range(0, len(order), recipe.batch):
+        chosen = order[start : start + recipe.batch]
+        if len(chosen) == 1:
+            return
+        images = data.x_train.permute(0, 2, 3, 1)[chosen].permute(0, 3, 1, 2)  # stays channels-last
+        if draws is not None:
+            images = crop_flip(images, draws[start : start + recipe.batch], PADDING)
+        yield data.normalise(images), data.y_train[chosen]
+
+
+def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """The recipe's optimiser, in one fused kernel; weight decay on every parameter, as the papers have it."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.SGD(
+        parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
+    )
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The default objective: (mean cross entropy in float32, logits)."""
+    logits = model(images)
+    return F.cross_entropy(logits.float(), labels), logits
+
+
+def train_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    dtype: str = "float32",
+    objective: Objective = cross_entropy,
+) -> tuple[Tensor, Tensor]:
+    """Forward, backward, update. Returns (loss, number of right answers), both still on the device."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        loss, logits = objective(model, images, labels)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+
+def train_epoch(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    stream: Iterator[tuple[Tensor, Tensor]],
+    dtype: str = "float32",
+    objective: Objective = cross_entropy,
+) -> tuple[float, float]:
+    """Train on every batch of a stream. Returns (mean loss, accuracy in percent) as seen while training."""
+    model.train()
+    losses, right, sizes = [], [], []
+    for images, labels in stream:
+        loss, correct = train_step(model, optimiser, images, labels, dtype, objective)
+        losses.append(loss.float())
+        right.append(correct)
+        sizes.append(len(labels))
+    seen = torch.tensor(sizes, dtype=torch.float64)
+    mean = (torch.stack(losses).cpu().double() @ seen / seen.sum()).item()
+    return mean, 100 * int(torch.stack(right).sum()) / int(seen.sum())
+
+
+def fit(
+    model: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | str | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    objective: Objective = cross_entropy,
+    save_every: float = 60.0,
+) -> Fit:
+    """Train the model in place.
+
+    Args:
+        checkpoint: a file to save to and to resume from; resuming gives bit for bit the weights of a run that was
+            never interrupted. Written between epochs, `save_every` seconds apart, and at the end.
+        progress: called with every finished row of the history; an exception it raises ends the run.
+        objective: (model, images, labels) -> (loss, logits), for losses other than cross entropy.
+
+    Raises:
+        ValueError: no training images, or a checkpoint that belongs to another run.
+    """
+    device = torch.device(device)
+    data = data.to(device)
+    keep, held_out = split_validation(len(data.y_train), recipe.val_fraction, seed)
+    if len(keep) < 2:
+        raise ValueError(f"data set {data.name!r} leaves {len(keep)} training images: at least 2 are needed")
+    validation = dataclasses.replace(data, x_test=data.x_train[held_out], y_test=data.y_train[held_out])
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = sgd(model, recipe)
+    identity = {"seed": seed, "recipe": _plain(recipe), "data": data.fingerprint}
+    history: list[dict[str, Any]] = []
+    best: dict[str, Tensor] | None = None
+    if checkpoint is not None and Path(checkpoint).exists():
+        history, best = _resume(Path(checkpoint), model, optimiser, identity)
+    network = cast(nn.Module, torch.compile(model)) if recipe.compile else model
+    saved = time.monotonic()
+    for epoch in range(len(history), recipe.epochs):
+        if _collapsed(history, recipe, data.classes):
+            break
+        started = time.perf_counter()
+        torch.manual_seed(derived_seed(seed, epoch))  # dropout and whatever else the model draws
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(epoch)
+        loss, accuracy = train_epoch(
+            network, optimiser, batches(data, keep, recipe, seed, epoch), recipe.dtype, objective
+        )
+        row: dict[str, Any] = {"epoch": epoch, "lr": recipe.rate(epoch), "loss": loss if math.isfinite(loss) else None}
+        row["train_accuracy"] = accuracy
+        if len(held_out):
+            row["val_accuracy"] = evaluate(model, validation, device, dtype=recipe.dtype).accuracy
+            if all(row["val_accuracy"] > earlier["val_accuracy"] for earlier in history):
+                best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        row["seconds"] = time.perf_counter() - started
+        history.append(row)
+        over = epoch + 1 == recipe.epochs or row["loss"] is None
+        if checkpoint is not None and (over or time.monotonic() - saved >= save_every):
+            _save(Path(checkpoint), model, optimiser, identity, history, best)
+            saved = time.monotonic()
+        if progress is not None:
+            progress(row)
+    return Fit(
+        history,
+        "collapsed" if _collapsed(history, recipe, data.classes) else "finished",
+        sum(row["seconds"] for row in history),
+        max((row["val_accuracy"] for row in history if "val_accuracy" in row), default=None),
+        best,
+    )
+
+
+def _collapsed(history: list[dict[str, Any]], recipe: Recipe, classes: int) -> bool:
+    if not history:
+        return False
+    at_chance = history[-1]["train_accuracy"] <= 150 / classes
+    return history[-1]["loss"] is None or (len(history) == recipe.epochs and at_chance)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(recipe).items()}
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    history: list[dict[str, Any]],
+    best: dict[str, Tensor] | None,
+) -> None:
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        if (buffer := optimiser.state.get(parameter, {}).get("momentum_buffer")) is not None:
+            tensors[f"momentum/{name}"] = buffer
+    tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
+    checkpoints.save(tensors, path, {**identity, "history": history})
+
+
+def _resume(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Tensor] | None]:
+    tensors, metadata = checkpoints.load(path)
+    for key, value in identity.items():
+        if metadata.get(key) != value:
+            raise ValueError(f"{path} belongs to another run (its {key} differs): delete it or name another checkpoint")
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "best": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    try:
+        model.load_state_dict(parts["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds another network: delete it or name another checkpoint") from error
+    for name, parameter in model.named_parameters():
+        if name in parts["momentum"]:
+            # The parameter's own strides: the fused kernel walks both memories side by side.
+            buffer = torch.empty_like(parameter).copy_(parts["momentum"][name])
+            optimiser.state[parameter]["momentum_buffer"] = buffer.detach()
+    return metadata["history"], parts["best"] or None

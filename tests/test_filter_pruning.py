@@ -1,0 +1,185 @@
+"""Filter pruning: the arithmetic of the paper, masks against surgery, fast forms against slow ones."""
+
+import copy
+
+import pytest
+import torch
+from shrinkbook import nets
+from shrinkbook.measure.cost import cost
+from shrinkbook.methods import filter_criteria as criteria
+from shrinkbook.methods import filter_pruning as pruning
+from torch import nn
+
+
+def small_vgg() -> nn.Module:
+    return nets.VGG(((6, 6), (8, 9)), hidden=12, in_channels=1, side=8)  # leaves 2x2 pixels before the linear layer
+
+
+def small_resnet(projection: bool) -> nn.Module:
+    return nets.ResNet((2, 2), (6, 12), in_channels=1, projection=projection)
+
+
+def awake(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Evaluation mode with every batch-norm number different from its default, above all the shift."""
+    nets.initialize(model, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+CASES = [
+    (small_vgg, {"conv_1": 0.5, "conv_2": 0.2, "conv_4": 0.6}),
+    (lambda: small_resnet(False), {"conv_2": 0.5, "conv_6": 0.3, "conv_8": 0.9}),
+    (lambda: small_resnet(True), {"conv_4": 0.5, "conv_6": 0.25, "stage_2": 0.4}),
+]
+
+
+@pytest.mark.parametrize(("build", "ratios"), CASES)
+@pytest.mark.parametrize("strategy", ["independent", "greedy"])
+def test_masked_network_equals_the_smaller_one(build, ratios, strategy):
+    model = awake(build())
+    x = torch.randn(5, 1, 8, 8)
+    full = model(x)
+    selection = pruning.select(model, ratios, strategy=strategy)
+    smaller = pruning.slim(model, selection)
+    with pruning.masked(model, selection):
+        masked = model(x)
+    torch.testing.assert_close(smaller(x), masked, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(full, masked, atol=1e-3)
+    torch.testing.assert_close(model(x), full, rtol=0, atol=0)
+    assert cost(smaller, (1, 8, 8)).mac < cost(model, (1, 8, 8)).mac
+
+
+def test_surgery_removes_exactly_the_smallest_filters_and_their_entries():
+    model = awake(small_vgg())
+    smaller, report = pruning.compress(model, {"conv_3": 0.5})
+    norms = model.features.conv_3.weight.abs().sum((1, 2, 3))
+    kept = sorted(sorted(range(8), key=lambda j: norms[j].item())[4:])
+    assert torch.equal(smaller.features.conv_3.weight, model.features.conv_3.weight[kept])
+    assert torch.equal(smaller.features.bn_3.running_var, model.features.bn_3.running_var[kept])
+    assert torch.equal(smaller.features.conv_4.weight, model.features.conv_4.weight[:, kept])
+    assert report == {"before": {"conv_3": 8}, "after": {"conv_3": 4}}
+    assert smaller.features.conv_3.out_channels == smaller.features.bn_3.num_features == 4
+
+
+def test_linear_layer_loses_the_columns_of_removed_maps():
+    model = awake(small_vgg())
+    smaller, _ = pruning.compress(model, {"conv_4": 0.5})
+    assert model.classifier.linear_1.in_features == 9 * 4
+    assert smaller.classifier.linear_1.weight.shape == (12, 4 * 4)
+
+
+@pytest.mark.parametrize(
+    ("filters", "ratio", "kept"),
+    [(64, 0.8, 12), (16, 0.6, 6), (16, 0.1, 14), (32, 0.4, 19), (64, 0.3, 44), (256, 0.4, 153), (10, 0.7, 3), (5, 0.0, 5)],
+)
+def test_kept_count_is_floor_in_decimal(filters, ratio, kept):
+    assert pruning.kept_count(filters, ratio) == kept
+
+
+@pytest.mark.parametrize("ratio", [1, 1.5, -0.1])
+def test_ratio_out_of_range(ratio):
+    with pytest.raises(ValueError, match=r"layer conv_1: pruning ratio .* outside \[0, 1\)"):
+        pruning.select(small_vgg(), {"conv_1": ratio})
+
+
+def test_no_filter_left_and_unknown_layer():
+    with pytest.raises(ValueError, match="layer conv_1: pruning ratio 0.99 leaves none of 6 filters"):
+        pruning.select(small_vgg(), {"conv_1": 0.99})
+    with pytest.raises(ValueError, match="no prunable layer 'conv_5'; this network has conv_1, conv_2"):
+        pruning.select(small_vgg(), {"conv_5": 0.5})
+    with pytest.raises(ValueError, match="unknown selection strategy"):
+        pruning.select(small_vgg(), {"conv_1": 0.5}, strategy="best")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="couplings"):
+        pruning.select(nn.Linear(2, 2), {})
+
+
+def test_greedy_counts_surviving_channels_only():
+    model = awake(small_vgg())
+    first = pruning.select(model, {"conv_1": 0.5})["conv_1"]
+    slow = torch.tensor(
+        [sum(model.features.conv_2.weight[j, i].abs().sum() for i in first.tolist()) for j in range(6)]
+    )
+    greedy = pruning.select(model, {"conv_1": 0.5, "conv_2": 0.5}, strategy="greedy")["conv_2"]
+    assert greedy.tolist() == sorted(slow.argsort(descending=True)[:3].tolist())
+    weight = model.features.conv_2.weight.data
+    weight[0] = 10 * torch.eye(6)[:, :, None, None].expand(6, 6, 3, 3)[5 - first.tolist()[0]]  # big only on some channels
+    alone = {name: pruning.select(model, {"conv_2": 0.5}, strategy=name)["conv_2"].tolist() for name in ("greedy", "independent")}
+    assert alone["greedy"] == alone["independent"], "nothing pruned before: the two strategies are one"
+
+
+def test_greedy_equals_independent_for_first_convolutions_of_blocks():
+    model = awake(small_resnet(False))
+    ratios = {"conv_2": 0.5, "conv_4": 0.5, "conv_6": 0.5}
+    greedy, independent = (pruning.select(model, ratios, strategy=name) for name in ("greedy", "independent"))
+    assert all(torch.equal(greedy[layer], independent[layer]) for layer in ratios)
+
+
+def test_scores_against_loops():
+    weight = torch.randn(4, 3, 3, 3)
+    l1 = [sum(abs(v) for v in weight[j].flatten().tolist()) for j in range(4)]
+    l2 = [sum(v * v for v in weight[j].flatten().tolist()) ** 0.5 for j in range(4)]
+    torch.testing.assert_close(criteria.filter_l1(weight), torch.tensor(l1))
+    torch.testing.assert_close(criteria.filter_l2(weight), torch.tensor(l2))
+    assert criteria.largest_first(weight).argmin() == criteria.filter_l1(weight).argmax()
+    shuffled = torch.randperm(4)
+    assert torch.equal(criteria.filter_l1(weight[shuffled]), criteria.filter_l1(weight)[shuffled])
+
+
+def test_random_control_repeats_by_seed_and_differs_by_layer():
+    weight = torch.zeros(8, 1, 1, 1)
+    first, again, other = criteria.random_filters(1), criteria.random_filters(1), criteria.random_filters(2)
+    a, b = first(weight), first(weight)
+    assert torch.equal(a, again(weight))
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, other(weight))
+
+
+def test_equal_scores_keep_the_lower_index():
+    assert pruning.keep_highest(torch.tensor([1.0, 2.0, 1.0, 1.0]), 2).tolist() == [0, 1]
+
+
+def test_activation_scores_against_the_whole_tensor():
+    model = awake(small_vgg())
+    x = torch.randn(10, 1, 8, 8)
+    got = criteria.activation_scores(model, {"conv_2": "features.conv_2"}, x.split(4))
+    with torch.no_grad():
+        maps = model.features[:4](x).flatten(2)  # conv_1, bn_1, relu_1, conv_2: before its batch norm
+    l2 = maps.norm(dim=2)
+    want = {
+        "mean-mean": maps.mean(2).mean(0),
+        "mean-std": maps.std(2, correction=0).mean(0),
+        "mean-l1": maps.abs().sum(2).mean(0),
+        "mean-l2": l2.mean(0),
+        "var-l2": l2.var(0, correction=0),
+    }
+    assert tuple(got) == tuple(want)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name]["conv_2"], value, rtol=1e-3, atol=1e-5)
+    assert not model.features.conv_2._forward_hooks
+    with pytest.raises(ValueError, match="no image"):
+        criteria.activation_scores(model, {"conv_2": "features.conv_2"}, [])
+
+
+def test_sensitivity_by_mask_equals_sensitivity_by_surgery():
+    model = awake(small_resnet(True))
+    x = torch.randn(6, 1, 8, 8)
+    layers, ratios = ["conv_2", "stage_2"], [0.0, 0.5, 0.8]
+    by_mask = pruning.sensitivity(model, layers, ratios, lambda m: m(x).detach())
+    by_surgery = pruning.sensitivity(model, layers, ratios, lambda m: m(x).detach(), retrain=lambda m: None)
+    for layer in layers:
+        for one, other in zip(by_mask[layer], by_surgery[layer], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(by_mask["conv_2"][0], model(x).detach())
+
+
+def test_retraining_a_scan_leaves_the_original_alone():
+    model = awake(small_vgg())
+    before = copy.deepcopy(model.state_dict())
+    seen = []
+    pruning.sensitivity(model, ["conv_2"], [0.5], lambda m: 0.0, retrain=lambda m: seen.append(m.features.conv_2.out_channels))
+    assert seen == [3]
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
