@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from shrinkbook import nets
 from shrinkbook.measure.cost import cost, parameter_count, state_bytes
-from torch.utils.flop_counter import FlopCounterMode
 
 
 @pytest.mark.parametrize(

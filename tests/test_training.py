@@ -11,16 +11,8 @@ from shrinkbook.training import checkpoint
 from shrinkbook.training.augment import crop_flip, draw_crop_flip, random_crop_flip
 from shrinkbook.training.data import DataSet, load
 from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
-from shrinkbook.training.fit import (
-    HE2016_CIFAR,
-    RETRAIN,
-    Recipe,
-    autocast_dtype,
-    batches,
-    bf16_units,
-    fit,
-    split_validation,
-)
+from shrinkbook.training.fit import HE2016_CIFAR, RETRAIN, Recipe, batches, fit, split_validation
+from shrinkbook.training.precision import autocast_dtype, bf16_units, conv3x3_by_product, precision
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +233,43 @@ def test_pinned_instruction_set_has_no_bfloat16_units(monkeypatch):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert not bf16_units("cpu")
+
+
+def test_product_equals_convolution_and_its_gradients():
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 6, 2, 3), (5, 6, 3, 3), (5,))
+    x, weight, bias = (torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes)
+    fast, slow = conv3x3_by_product(x, weight, bias), nn.functional.conv2d(x, weight, bias, padding=1)
+    torch.testing.assert_close(fast, slow)
+    cotangent = torch.randn(fast.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad(y, (x, weight, bias), cotangent) for y in (fast, slow)]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(conv3x3_by_product(x, weight), nn.functional.conv2d(x, weight, padding=1))
+
+
+def test_bfloat16_uses_the_product_on_small_maps_only_and_puts_everything_back():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(256, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1))
+    for side in (4, 6):
+        x = torch.randn(2, 256, side, side)
+        with precision(model, torch.device("cpu"), "bfloat16"):
+            assert [type(m) is nn.Conv2d for m in model] == [False, True, True]
+            y = model(x)
+            used_product = "Linear" in repr(_ancestors(model[0](x))) or "Addmm" in repr(_ancestors(model[0](x)))
+        assert y.dtype == torch.bfloat16 and used_product == (side == 4)
+        assert (y - model(x)).abs().max() < 0.05
+    assert all(type(m) is nn.Conv2d for m in model)
+    with precision(model, torch.device("cpu"), "float32"):
+        assert type(model[0]) is nn.Conv2d and model(x).dtype == torch.float32
+
+
+def _ancestors(tensor):
+    names, open_nodes = set(), [tensor.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        names.add(type(node).__name__)
+        open_nodes += [parent for parent, _ in node.next_functions if parent is not None]
+    return names
 
 
 def test_evaluation_counts_right_answers_and_restores_modes(digits):

@@ -163,6 +163,8 @@ def test_level_words():
     assert (better["verdict"], better["direction"]) == ("differs", "better")
     assert level([4.5, 4.6, 4.7], better="higher")["direction"] == "worse"
     assert level([6.0, 7.0, 8.0])["verdict"] == "inconclusive"
+    straddling = level([6.9, 7.1, 7.3])  # above the printed value, on both sides of the margin
+    assert straddling["interval"][0] > 0 and straddling["verdict"] == "inconclusive"
     assert level([6.6, 6.6])["verdict"] == "inconclusive"
 
 
@@ -398,7 +400,9 @@ def test_fixed_network_is_judged_by_its_images():
     assert found["interval"][0] < found["ours"] < found["interval"][1]
     assert verdict(claim, [fixed_run(rates[::-1])])["verdict"] == "contradicted"
     assert verdict(claim, [fixed_run([rates[0], rates[2], rates[1]])])["verdict"] == "inconclusive"
-    assert verdict(claim, [fixed_run([array[:30] for array in rates])])["verdict"] == "inconclusive"
+    few = [np.arange(20) < 12, np.arange(20) >= 10, np.arange(20) < 8]  # 60, 50, 40 %: gaps of 10 points, 20 images
+    assert verdict(claim, [fixed_run(few)])["verdict"] == "inconclusive"
+    assert verdict(claim, [fixed_run(few[::-1])])["verdict"] == "inconclusive"
 
 
 def test_fixed_network_counts_are_divided_by_their_configurations():

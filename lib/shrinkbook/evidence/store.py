@@ -131,7 +131,7 @@ def write(run: dict[str, Any], folder: Path) -> Path:
     """Validate a run and write it to ``folder/<experiment>/<run_id>.json``.
 
     Raises:
-        StoreError: the run breaks the schema, holds NaN, infinity or something JSON has no word for, or the disk refuses.
+        StoreError: the run breaks the schema, holds NaN or something JSON has no word for, or the disk refuses.
     """
     place = f"run {run.get('run_id')} of {run.get('experiment')}" if isinstance(run, dict) else "run"
     check(run, place)

@@ -97,7 +97,8 @@ def _structural(claim: Claim, paper: Paper, runs: Sequence[Run], profile: str) -
     off = [row for row in rows if row["word"] == word]
     source = ", ".join(sorted({run["experiment"] for run in judges}))
     if word == "not attempted":
-        result = not_attempted(claim, f"no finished run gives {', '.join(row['cell'] for row in off)}")
+        named = ", ".join(row["cell"] for row in off[:3]) + (f" and {len(off) - 3} more cells" if len(off) > 3 else "")
+        result = not_attempted(claim, f"no finished run gives {named}")
     elif word == "reproduced":
         what = "the cell rounds or truncates" if len(rows) == 1 else f"all {len(rows)} cells round or truncate"
         result = {"verdict": word, "reason": f"{what} to the printed digits ({source})"}

@@ -6,6 +6,7 @@ from shrinkbook.experiments import li2017, profiles
 from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
 
 PAPERS: dict[str, dict[str, Experiment]] = {"li2017": li2017.EXPERIMENTS}
+NOTEBOOKS = {"li2017": "01_filter_pruning"}
 EXPERIMENTS: dict[str, Experiment] = {name: one for paper in PAPERS.values() for name, one in paper.items()}
 
 

@@ -36,7 +36,7 @@ PROFILES = {
             threads=1,
             seeds=5,
             device="cpu",
-            note="embedded digits, full-size networks only where nothing is trained; two CPU cores, minutes, no network",
+            note="embedded digits, full-size networks only where nothing is trained; two CPU cores, minutes",
             environment=AVX2_PINS,
         ),
         Profile(

@@ -18,7 +18,7 @@ from shrinkbook.experiments import profiles
 from shrinkbook.experiments.provenance import provenance
 from shrinkbook.measure.cost import cost, state_bytes
 from shrinkbook.training import checkpoint, data
-from shrinkbook.training.evaluate import Evaluation, evaluate
+from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, test_batches, through
 from shrinkbook.training.fit import Recipe, fit
 
 Progress = Callable[[str], None]
@@ -116,7 +116,9 @@ class Context:
 
         def tell(row: dict[str, Any]) -> None:
             if row["seconds"] > 5 or row["epoch"] + 1 == recipe.epochs:
-                self.progress(f"{phase}: epoch {row['epoch'] + 1}/{recipe.epochs}, {row['train_accuracy']:.1f} % in training")
+                self.progress(
+                    f"{phase}: epoch {row['epoch'] + 1}/{recipe.epochs}, {row['train_accuracy']:.1f} % in training"
+                )
 
         assert self.data is not None, "load_data() comes before train()"
         result = fit(model, self.data, recipe, self.seed, self.device, checkpoint=resume, progress=tell)
@@ -131,12 +133,20 @@ class Context:
         assert self.data is not None, "load_data() comes before evaluate()"
         return evaluate(model, self.data, self.device, dtype=self.config["dtype"])
 
+    def evaluate_tail(self, head: nn.Module, tail: nn.Module) -> Callable[[nn.Module], Evaluation]:
+        """As :meth:`evaluate` for a network cut in two: the head runs now, once; each call runs the tail, whatever
+        happened to its weights since. The network it is called with is not looked at: the tail shares its weights."""
+        assert self.data is not None, "load_data() comes before evaluate_tail()"
+        dtype = self.config["dtype"]
+        kept = through(head, test_batches(self.data, self.device), self.device, dtype)
+        return lambda _: evaluate_batches(tail, kept, self.device, dtype)
+
     def accuracy(self, model: nn.Module) -> float:
         """Test accuracy in percent."""
         return self.evaluate(model).accuracy
 
     def stage(self, name: str, model: nn.Module) -> float:
-        """Measure one stage of the network's life (original, slimmed, tuned, scratch, ...); returns its test accuracy."""
+        """Measure one stage of a network's life (original, slimmed, tuned, scratch, ...); returns its test accuracy."""
         assert self.data is not None, "load_data() comes before stage()"
         counted = cost(model, tuple(self.data.x_test.shape[1:]))
         accuracy = self.accuracy(model)
@@ -162,7 +172,11 @@ class Context:
 
 
 def unit(
-    experiments: Mapping[str, Experiment], name: str, profile: str, seed: int, overrides: Mapping[str, Any] | None = None
+    experiments: Mapping[str, Experiment],
+    name: str,
+    profile: str,
+    seed: int,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Unit:
     """Resolve one run.
 
@@ -181,7 +195,13 @@ def unit(
         raise ValueError(f"{name} has no budget in profile {profile}; it runs in {', '.join(experiment.configs)}")
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; use 0, 1, 2, ...")
-    config = {"threads": chosen.threads, "dtype": "float32", "data": None, "schedule": "none", **experiment.configs[profile]}
+    config = {
+        "threads": chosen.threads,
+        "dtype": "float32",
+        "data": None,
+        "schedule": "none",
+        **experiment.configs[profile],
+    }
     for key, value in (overrides or {}).items():
         if key not in config:
             raise ValueError(f"{name} has no setting {key!r}; it has {', '.join(config)}")
@@ -191,7 +211,7 @@ def unit(
 
 
 def seeds_of(experiment: Experiment, profile: str, seeds: Sequence[int] | None = None) -> list[int]:
-    """The seeds an experiment runs: its own number where it has one, else those asked for, else the profile's number."""
+    """The seeds an experiment runs: its own number where it has one, else those asked for, else the profile's."""
     if profile in experiment.seeds:
         return list(range(experiment.seeds[profile]))
     return list(range(profiles.profile(profile).seeds)) if seeds is None else list(seeds)

@@ -1,7 +1,7 @@
 """What a network costs on paper: multiply-accumulates, weights and bytes, layer by layer, without running it."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """The layers in the order they run; totals count each layer once. Biases, batch norm, activations, pooling: free."""
+    """The layers in the order they run, each once. Biases, batch norm, activations and pooling are free."""
 
     layers: tuple[LayerCost, ...]
 
@@ -35,7 +35,7 @@ class Cost:
         return sum(layer.weights for layer in self.layers)
 
     def without(self, part: str) -> "Cost":
-        """The same cost with every layer left out whose path contains ``part`` (a paper that does not count shortcuts)."""
+        """The same cost without layers whose path contains ``part`` (a paper that does not count shortcuts)."""
         return Cost(tuple(layer for layer in self.layers if part not in layer.name))
 
 
@@ -52,9 +52,10 @@ def cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
     twin = copy.deepcopy(model).to("meta").eval()
     layers: list[LayerCost] = []
 
-    def count(name: str):  # noqa: ANN202
+    def count(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-            weights = module.weight.numel()  # type: ignore[union-attr, operator]
+            assert isinstance(module.weight, Tensor)
+            weights = module.weight.numel()
             positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
             layers.append(LayerCost(name, tuple(output.shape[1:]), weights * positions, weights))
 

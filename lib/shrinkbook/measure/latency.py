@@ -1,4 +1,4 @@
-"""Latency on this machine: networks timed in turns within one process, so that their ratio outlives a drifting clock."""
+"""Latency on this machine: networks timed in turns within one process, so that ratios outlive a drifting clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shrinkbook.training.evaluate import evaluating
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds for one forward pass: median, low (10 %) and high (90 %) quantile; raw holds every run, round by round."""
+    """Seconds for one forward pass: median, low (10 %) and high (90 %) quantile; raw holds every round."""
 
     median: float
     low: float

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 Score = Callable[[Tensor], Tensor]
-"""Kernel (out_channels, in_channels, k, k) -> (out_channels,) scores; the smallest are pruned first, within one layer."""
+"""Kernel (out_channels, in_channels, k, k) -> (out_channels,) scores; the smallest go first, within one layer."""
 
 ACTIVATION_CRITERIA = ("mean-mean", "mean-std", "mean-l1", "mean-l2", "var-l2")
 
@@ -66,7 +66,7 @@ def activation_scores(
     sums: dict[str, Tensor] = {}
     images = 0
 
-    def watch(name: str):  # noqa: ANN202
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
             maps = output.detach().flatten(2).double()
             l2 = maps.square().sum(2).sqrt()

@@ -14,10 +14,28 @@ import torch
 from torch import Tensor, nn
 
 from shrinkbook.methods.filter_criteria import Score, filter_l1
+from shrinkbook.nets.coupling import Coupling
 
 Selection = dict[str, Tensor]
 Scores = Score | Mapping[str, Tensor]
 T = TypeVar("T")
+
+
+def couplings_of(model: nn.Module) -> dict[str, Coupling]:
+    """The sets of maps that can be pruned, by layer name, from input to output.
+
+    Raises:
+        ValueError: the network does not offer them.
+    """
+    if not hasattr(model, "couplings"):
+        raise ValueError(f"{type(model).__name__} does not say which maps belong together; give it couplings()")
+    couplings: Any = model.couplings
+    return couplings()
+
+
+def ranked_kernel(model: nn.Module, coupling: Coupling) -> Tensor:
+    """The kernel (maps, in_channels, k, k) whose filters decide which of the coupled maps go."""
+    return _module(model, coupling.ranked_by).weight.detach()
 
 
 def kept_count(filters: int, ratio: float) -> int:
@@ -49,8 +67,8 @@ def select(
 ) -> Selection:
     """Choose which maps of several layers stay (section 3.4).
 
-    Independent: a filter's score sums over all its input channels. Greedy: layers are taken from input to output and the
-    score sums over the input channels that survived before, sum over l in kept of |F_{i,j}[l]|. Shapes are the same.
+    Independent: a filter's score sums over all its input channels. Greedy: layers are taken from input to output and
+    the score sums over the input channels that survived before, sum over l in kept of |F_{i,j}[l]|. Shapes are equal.
 
     Args:
         model: offers ``couplings()``.
@@ -61,11 +79,11 @@ def select(
     Raises:
         ValueError: unknown layer or strategy, a ratio out of range, greedy selection with ready scores.
     """
-    couplings = _couplings(model)
+    couplings = couplings_of(model)
     for name, ratio in ratios.items():
         if name not in couplings:
             raise ValueError(f"no prunable layer {name!r}; this network has {', '.join(couplings)}")
-        filters = model.get_submodule(couplings[name].ranked_by).out_channels
+        filters = len(ranked_kernel(model, couplings[name]))
         try:
             kept_count(filters, ratio)
         except ValueError as error:
@@ -78,7 +96,7 @@ def select(
     for name, coupling in couplings.items():
         if name not in ratios:
             continue
-        weight = model.get_submodule(coupling.ranked_by).weight.detach()
+        weight = ranked_kernel(model, coupling)
         if callable(scores):
             if strategy == "greedy":
                 for earlier, kept in selection.items():
@@ -98,12 +116,12 @@ def masked(model: nn.Module, selection: Selection) -> Iterator[nn.Module]:
     Filters, biases and the batch norm's scale and shift of removed maps become zero, so that the maps are exactly zero
     for whoever reads them: the function that :func:`slim` computes with a smaller network.
     """
-    couplings = _couplings(model)
+    couplings = couplings_of(model)
     saved: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for name, kept in selection.items():
             for path in (*couplings[name].producers, *couplings[name].norms):
-                module = model.get_submodule(path)
+                module = _module(model, path)
                 for parameter in (module.weight, module.bias):
                     if parameter is not None:
                         saved.append((parameter, parameter.clone()))
@@ -124,21 +142,21 @@ def slim(model: nn.Module, selection: Selection) -> nn.Module:
     Removed are the filters and their biases, their batch-norm entries (scale, shift, mean, variance), the input slices
     of the convolutions that read them, and the input columns of a linear layer behind a flatten.
     """
-    couplings = _couplings(model)
+    couplings = couplings_of(model)
     smaller = copy.deepcopy(model)
     for name, kept in selection.items():
         coupling = couplings[name]
-        maps = smaller.get_submodule(coupling.ranked_by).out_channels
+        maps = len(ranked_kernel(smaller, coupling))
         for path in coupling.producers:
-            conv = smaller.get_submodule(path)
+            conv = _module(smaller, path)
             _cut(conv, ("weight", "bias"), kept)
             conv.out_channels = len(kept)
         for path in coupling.norms:
-            norm = smaller.get_submodule(path)
+            norm = _module(smaller, path)
             _cut(norm, ("weight", "bias", "running_mean", "running_var"), kept)
             norm.num_features = len(kept)
         for path in coupling.consumers:
-            reader = smaller.get_submodule(path)
+            reader = _module(smaller, path)
             if isinstance(reader, nn.Linear):
                 pixels = reader.in_features // maps
                 columns = (kept[:, None] * pixels + torch.arange(pixels, device=kept.device)).flatten()
@@ -182,6 +200,21 @@ def sensitivity(
     return results
 
 
+def split_before(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
+    """Cut the network before a layer: ``tail(head(x)) == model(x)``, weights shared with the model.
+
+    A scan of one layer runs the head once and the tail for every ratio; masks on the model act in the tail.
+
+    Args:
+        model: offers ``couplings()`` and ``chain()``.
+        layer: a prunable layer; the cut lies before the first module that holds one of its producers.
+    """
+    chain: list[nn.Module] = model.chain()  # type: ignore[operator]
+    producers = [model.get_submodule(path) for path in couplings_of(model)[layer].producers]
+    cut = next(i for i, part in enumerate(chain) if any(module in producers for module in part.modules()))
+    return nn.Sequential(*chain[:cut]), nn.Sequential(*chain[cut:])
+
+
 def compress(
     model: nn.Module,
     ratios: Mapping[str, float],
@@ -194,18 +227,17 @@ def compress(
         The smaller network, not yet retrained, and a report: filters ``before`` and ``after`` by layer.
     """
     selection = select(model, ratios, scores, strategy)
-    couplings = _couplings(model)
+    couplings = couplings_of(model)
     report = {
-        "before": {name: model.get_submodule(couplings[name].ranked_by).out_channels for name in selection},
+        "before": {name: len(ranked_kernel(model, couplings[name])) for name in selection},
         "after": {name: len(kept) for name, kept in selection.items()},
     }
     return slim(model, selection), report
 
 
-def _couplings(model: nn.Module) -> dict[str, Any]:
-    if not hasattr(model, "couplings"):
-        raise ValueError(f"{type(model).__name__} does not say which maps belong together; give it couplings()")
-    return model.couplings()
+def _module(model: nn.Module, path: str) -> Any:
+    """A convolution, batch norm or linear layer; typed loosely, for torch types every attribute of a module alike."""
+    return model.get_submodule(path)
 
 
 def _cut(module: nn.Module, names: Sequence[str], kept: Tensor, axis: int = 0) -> None:

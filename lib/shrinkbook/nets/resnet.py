@@ -9,7 +9,7 @@ from shrinkbook.nets.coupling import Coupling
 
 
 class PaddedShortcut(nn.Module):
-    """Option A of He et al. 2016: take every ``stride``-th pixel and fill the new channels with zeros, half on each side.
+    """Option A of He et al. 2016: take every ``stride``-th pixel and fill new channels with zeros, half on each side.
 
     It has no weights. Pooling with a 1x1 window is strided slicing written so that phone converters accept it.
     """
@@ -36,7 +36,9 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = (
-                nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels))
+                nn.Sequential(
+                    nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+                )
                 if projection
                 else PaddedShortcut(in_channels, out_channels, stride)
             )
@@ -47,14 +49,14 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of basic blocks (each stage after the first halves the maps), global average pooling, one linear layer.
+    """A stem, stages of basic blocks (each after the first halves the maps), global average pooling, a linear layer.
 
     Args:
         blocks: blocks of each stage.
         widths: channels of each stage.
         classes: number of classes.
         in_channels: channels of the input.
-        projection: shortcuts where the shape changes are 1x1 convolutions with batch norm (option B) instead of padding (A).
+        projection: where the shape changes, shortcuts are 1x1 convolutions with batch norm (option B), not padding (A).
         imagenet_stem: 7x7 convolution of stride 2 and 3x3 max pooling instead of one 3x3 convolution.
     """
 
@@ -90,7 +92,14 @@ class ResNet(nn.Module):
         x = self.pool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for stage in range(1, len(self.blocks) + 1):
             x = self.get_submodule(f"layer{stage}")(x)
-        return self.linear(x.mean(dim=(2, 3)))
+        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    def chain(self) -> list[nn.Module]:
+        """The same network as a chain of modules, each fed by the one before; it shares their weights."""
+        stem = nn.Sequential(self.conv1, self.bn1, nn.ReLU(inplace=True), self.pool)
+        layers = [self.get_submodule(f"layer{stage}") for stage in range(1, len(self.blocks) + 1)]
+        blocks = [block for layer in layers for block in layer.children()]
+        return [stem, *blocks, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), self.linear)]
 
     def couplings(self) -> dict[str, Coupling]:
         """Every set of maps that can be pruned, from input to output (Li et al. 2017, section 3.3).
@@ -122,7 +131,7 @@ class ResNet(nn.Module):
 
 
 def resnet_cifar(depth: int, classes: int = 10) -> ResNet:
-    """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64, option-A shortcuts (20, 32, 44, 56, 110).
+    """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64, option A (20, 32, 44, 56, 110).
 
     Raises:
         ValueError: the depth is not 6n + 2.

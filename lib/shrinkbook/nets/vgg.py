@@ -11,7 +11,7 @@ VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 51
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions with batch norm and ReLU, each stage closed by 2x2 max pooling, then two linear layers.
+    """Stages of 3x3 convolutions with batch norm and ReLU, each closed by 2x2 max pooling, then two linear layers.
 
     Layers carry the paper's names: ``features.conv_1`` to ``features.conv_13``, ``classifier.linear_1``,
     ``classifier.linear_2``. Input (batch, in_channels, side, side), output (batch, classes) logits.
@@ -59,16 +59,22 @@ class VGG(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
 
+    def chain(self) -> list[nn.Module]:
+        """The same network as a chain of modules, each fed by the one before; it shares their weights."""
+        return [*self.features, nn.Flatten(1), self.classifier]
+
     def couplings(self) -> dict[str, Coupling]:
         """Every set of maps that can be pruned, by the paper's layer name, from input to output."""
         convs = [f"conv_{number}" for number in range(1, len(self._stage_of) + 1)]
         readers = [f"features.{name}" for name in convs[1:]] + ["classifier.linear_1"]
         return {
-            name: Coupling((f"features.{name}",), (f"features.{name.replace('conv', 'bn')}",), (reader,), f"features.{name}", stage)
+            name: Coupling(
+                (f"features.{name}",), (f"features.{name.replace('conv', 'bn')}",), (reader,), f"features.{name}", stage
+            )
             for name, reader, stage in zip(convs, readers, self._stage_of, strict=True)
         }
 
 
 def vgg16(classes: int = 10) -> VGG:
-    """VGG-16 on 32x32 colour images: 313,463,808 multiply-accumulates, 14,991,946 parameters (Li et al. 2017, table 2)."""
+    """VGG-16 on 32x32 colour images: 313,463,808 multiply-accumulates, 14,991,946 parameters (Li et al., table 2)."""
     return VGG(VGG16_STAGES, hidden=512, classes=classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shrinkbook.training.data import DataSet
+from shrinkbook.training.precision import precision
+
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs and int64 labels of as many images."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,39 @@ def evaluate(
     Raises:
         ValueError: the data set has no test images.
     """
+    return evaluate_batches(model, test_batches(data, device, batch), device, dtype)
+
+
+def test_batches(data: DataSet, device: torch.device | str = "cpu", batch: int = 500) -> Iterator[Batch]:
+    """The test images, normalised, and their labels, batch by batch on the device.
+
+    Raises:
+        ValueError: the data set has no test images.
+    """
     if not len(data.y_test):
         raise ValueError(f"data set {data.name!r} has no test images to evaluate on")
-    device = torch.device(device)
+    for images, labels in zip(data.x_test.split(batch), data.y_test.split(batch), strict=True):
+        yield data.normalise(images.to(device)), labels.to(device)
+
+
+def through(
+    head: nn.Module, batches: Iterable[Batch], device: torch.device | str = "cpu", dtype: str = "float32"
+) -> list[Batch]:
+    """The first part of a network run once: what `evaluate_batches` of the rest takes, kept in memory."""
+    head.to(device)
+    with evaluating(head), torch.inference_mode(), _precision(device, dtype):
+        return [(head(inputs), labels) for inputs, labels in batches]
+
+
+def evaluate_batches(
+    model: nn.Module, batches: Iterable[Batch], device: torch.device | str = "cpu", dtype: str = "float32"
+) -> Evaluation:
+    """Run a model, or the rest of one, over (inputs, labels)."""
     model.to(device)
     losses, correct = [], []
     with evaluating(model), torch.inference_mode():
-        for images, labels in zip(data.x_test.split(batch), data.y_test.split(batch), strict=True):
-            inputs, labels = data.normalise(images.to(device)), labels.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        for inputs, labels in batches:
+            with _precision(device, dtype):
                 logits = model(inputs)
             losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
             correct.append(logits.argmax(1) == labels)
@@ -62,6 +91,10 @@ def evaluate(
     right = torch.cat(correct).cpu().clone()
     loss = torch.stack(losses).double().sum().item() / len(right)
     return Evaluation(100 * right.double().mean().item(), loss, right)
+
+
+def _precision(device: torch.device | str, dtype: str) -> torch.autocast:
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def recalibrate_batch_norm(

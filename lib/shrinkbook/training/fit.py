@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,9 @@ from shrinkbook.training import checkpoint as checkpoints
 from shrinkbook.training.augment import crop_flip, draw_crop_flip
 from shrinkbook.training.data import DataSet
 from shrinkbook.training.evaluate import evaluate
+from shrinkbook.training.precision import autocast_dtype as autocast_dtype
+from shrinkbook.training.precision import bf16_units as bf16_units
+from shrinkbook.training.precision import precision
 
 PADDING = 4  # He et al. 2016, section 4.2
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -78,30 +80,6 @@ class Fit:
     best_state: dict[str, Tensor] | None = None
 
 
-def bf16_units(device: torch.device | str = "cpu") -> bool:
-    """Whether the processor multiplies bfloat16 in hardware (and is not pinned to an older instruction set)."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "all").lower()
-    if os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2"):
-        return False
-    if not any(word in isa for word in ("all", "default", "bf16", "fp16", "amx", "avx10")):
-        return False
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})  # the last is ARM's name
-
-
-def autocast_dtype(device: torch.device | str = "cpu") -> str:
-    """The faster of "bfloat16" and "float32" on this device."""
-    return "bfloat16" if bf16_units(device) else "float32"
-
-
 def derived_seed(seed: int, epoch: int) -> int:
     """A seed for one epoch; depends on nothing else, so resuming needs no generator state."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
@@ -156,7 +134,7 @@ def train_step(
     objective: Objective = cross_entropy,
 ) -> tuple[Tensor, Tensor]:
     """Forward, backward, update. Returns (loss, number of right answers), both still on the device."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+    with precision(model, images.device, dtype):
         loss, logits = objective(model, images, labels)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()

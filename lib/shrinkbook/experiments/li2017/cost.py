@@ -1,13 +1,15 @@
 """Tables 1 and 2 without training: the cost of every named model at full size, exact."""
 
+from torch import nn
+
 from shrinkbook.experiments.li2017.models import INPUTS, NETS, PRUNED
 from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import Cost, cost
 from shrinkbook.methods.filter_pruning import compress
 
 
-def counted(net: str, model) -> Cost:  # noqa: ANN001
-    """Cost by the paper's convention: multiply-accumulates of convolutions and linear layers, no projection shortcuts."""
+def counted(net: str, model: nn.Module) -> Cost:
+    """Cost by the paper's convention: multiply-accumulates of convolutions and linear layers, projections left out."""
     return cost(model, INPUTS[net]).without("shortcut")
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from shrinkbook import nets
+from shrinkbook.methods.filter_pruning import couplings_of
 
 
 def digits_vgg() -> nets.VGG:
-    """A narrow VGG for 8x8 digits: seven convolutions in three stages, the last stage as over-wide as the paper's."""
-    return nets.VGG(((12, 12), (24, 24), (48, 48, 48)), hidden=48, in_channels=1, side=8)
+    """A narrow VGG for 8x8 digits: seven convolutions in three stages."""
+    return nets.VGG(((16, 16), (16, 16), (32, 32, 32)), hidden=32, in_channels=1, side=8)
 
 
 def digits_resnet() -> nets.ResNet:
@@ -45,8 +46,8 @@ class Pruned:
 
 
 def by_stage(net: str, ratios: Sequence[float], skip: Sequence[int] = ()) -> dict[str, float]:
-    """One ratio per stage for the first convolutions of all residual blocks, sensitive layers left out (section 3.3)."""
-    couplings = NETS[net]().couplings()  # type: ignore[operator]
+    """One ratio per stage for the first convolutions of all residual blocks, without sensitive layers (section 3.3)."""
+    couplings = couplings_of(NETS[net]())
     left_out = {f"conv_{number}" for number in skip}
     return {
         name: ratios[coupling.stage - 1]

@@ -5,7 +5,7 @@ from torch import nn
 from shrinkbook.experiments.li2017.models import PRUNED
 from shrinkbook.experiments.li2017.scan import original, rounded, trained
 from shrinkbook.experiments.run import Context
-from shrinkbook.methods.filter_pruning import compress, sensitivity
+from shrinkbook.methods.filter_pruning import compress, couplings_of, sensitivity
 from shrinkbook.nets import initialize
 
 
@@ -62,7 +62,7 @@ def vgg_retrain(run: Context) -> None:
 
 def layer_retrain(run: Context, model: nn.Module) -> None:
     """Figure 2c: prune one layer, retrain, measure; every layer at every ratio of ``layer_ratios``."""
-    layers, ratios = list(model.couplings()), run.config["layer_ratios"]  # type: ignore[operator]
+    layers, ratios = list(couplings_of(model)), run.config["layer_ratios"]
     recipe = run.recipe({**run.config["retrain"], "epochs": run.config["layer_epochs"]})
     curves = sensitivity(
         model, layers, ratios, run.accuracy, retrain=lambda smaller: run.train(smaller, recipe, "one layer")

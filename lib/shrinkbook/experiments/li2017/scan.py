@@ -3,7 +3,7 @@
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,15 @@ from shrinkbook.experiments.li2017.models import NETS
 from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods import filter_criteria as criteria
-from shrinkbook.methods.filter_pruning import Scores, select, sensitivity, slim
+from shrinkbook.methods.filter_pruning import (
+    Scores,
+    couplings_of,
+    ranked_kernel,
+    select,
+    sensitivity,
+    slim,
+    split_before,
+)
 from shrinkbook.nets import Coupling, initialize
 
 Curves = dict[str, list[float]]
@@ -26,7 +34,7 @@ def baseline(run: Context) -> None:
     model = initialize(NETS[run.config["net"]](), run.seed)
     run.train(model, run.recipe(run.config["recipe"]), "train", resume=run.unit.checkpoint)
     error = 100 - run.stage("original", model)
-    if not run.config["data"] == "digits":
+    if run.config["data"] != "digits":
         run.cell(f"table1/{run.config['net']}/error", error)
 
 
@@ -49,10 +57,10 @@ def scan_scores(run: Context, model: nn.Module, layers: Sequence[str]) -> dict[s
     }
     if any(name in criteria.ACTIVATION_CRITERIA for name in wanted):
         assert run.data is not None
-        couplings: Mapping[str, Coupling] = model.couplings()  # type: ignore[operator]
+        couplings = couplings_of(model)
         batches = (run.data.normalise(part) for part in run.data.x_train.split(500))
         paths = {layer: couplings[layer].ranked_by for layer in layers}
-        scores |= {f"{name}": values for name, values in criteria.activation_scores(model, paths, batches).items()}
+        scores |= criteria.activation_scores(model, paths, batches)
     return {name: scores[name] for name in wanted}
 
 
@@ -60,33 +68,38 @@ def scan_scores(run: Context, model: nn.Module, layers: Sequence[str]) -> dict[s
 class Scan:
     """One way of choosing, layer by layer: accuracy at every ratio, and right answers per image summed over ratios."""
 
-    accuracy: Curves
-    correct: dict[str, Tensor]
+    accuracy: Curves = field(default_factory=dict)
+    correct: dict[str, Tensor] = field(default_factory=dict)
 
 
-def scan(run: Context, model: nn.Module, layers: Sequence[str], name: str, scores: Scores) -> Scan:
-    """Prune one layer at a time, at every ratio of the settings; accuracies are noted under ``scan.<name>``."""
-    found = Scan({}, {})
+def scan(run: Context, model: nn.Module, layers: Sequence[str], scores: Mapping[str, Scores]) -> dict[str, Scan]:
+    """Prune one layer at a time by every way of choosing, at every ratio; accuracies are noted under ``scan``.
+
+    What lies before the layer is the same for all of them and runs once.
+    """
+    found = {name: Scan() for name in scores}
     for number, layer in enumerate(layers, start=1):
-        results = sensitivity(model, [layer], run.config["ratios"], run.evaluate, scores)[layer]
-        found.accuracy[layer] = [result.accuracy for result in results]
-        found.correct[layer] = torch.stack([result.correct for result in results]).sum(0)
-        run.progress(f"scan by {name}: layer {number}/{len(layers)}")
-    run.measurements.setdefault("scan", {})[name] = {key: rounded(value) for key, value in found.accuracy.items()}
+        measure = run.evaluate_tail(*split_before(model, layer))
+        for name, score in scores.items():
+            results = sensitivity(model, [layer], run.config["ratios"], measure, score)[layer]
+            found[name].accuracy[layer] = [result.accuracy for result in results]
+            found[name].correct[layer] = torch.stack([result.correct for result in results]).sum(0)
+        run.progress(f"scan: layer {number}/{len(layers)}")
+    run.measurements["scan"] = {
+        name: {layer: rounded(curve) for layer, curve in one.accuracy.items()} for name, one in found.items()
+    }
     return found
 
 
 def vgg_scan(run: Context) -> None:
-    """Figures 2a, 2b, 3, 5, 8, 9, 10 on a VGG: norms, single-layer scans by every criterion, greedy against independent."""
+    """Figures 2a, 2b, 3, 5, 8, 9, 10 on a VGG: norms, scans of single layers by every criterion, greedy selection."""
     model = trained(run)
-    layers = list(model.couplings())  # type: ignore[operator]
+    layers = list(couplings_of(model))
     ratios = run.config["ratios"]
     run.measurements |= {"ratios": ratios, "layers": layers, "norms": sorted_norms(model, layers)}
-    run.measurements["first_layer"] = rounded_nested(model.get_submodule("features.conv_1").weight.detach())
-    curves = {
-        name: scan(run, model, layers, name, scores).accuracy
-        for name, scores in scan_scores(run, model, layers).items()
-    }
+    run.measurements["first_layer"] = rounded_nested(ranked_kernel(model, couplings_of(model)["conv_1"]))
+    scans = scan(run, model, layers, scan_scores(run, model, layers))
+    curves = {name: found.accuracy for name, found in scans.items()}
     mean = {name: mean_over(curve) for name, curve in curves.items()}
     run.measurements["order"] = {name: mean[name] for name in ("smallest", "random", "largest")}
     run.measurements["flatness"] = {
@@ -116,7 +129,7 @@ def greedy_against_independent(run: Context, model: nn.Module, layers: Sequence[
     ratios = run.config["ratios"]
     curves: Curves = {
         strategy: [
-            run.accuracy(slim(model, select(model, dict.fromkeys(layers, ratio), strategy=strategy)))  # type: ignore[arg-type]
+            run.accuracy(slim(model, select(model, dict.fromkeys(layers, ratio), strategy=strategy)))
             for ratio in ratios
         ]
         for strategy in ("greedy", "independent")
@@ -136,10 +149,10 @@ def resnet_scan(run: Context) -> None:
 
 def residual_scan(run: Context, model: nn.Module) -> None:
     """Scan the first layers of all blocks and compare blocks at the borders of stages, and stages, with each other."""
-    couplings: Mapping[str, Coupling] = model.couplings()  # type: ignore[operator]
+    couplings = couplings_of(model)
     layers = [name for name in couplings if name.startswith("conv_")]
     run.measurements |= {"ratios": run.config["ratios"], "layers": layers}
-    scans = {name: scan(run, model, layers, name, scores) for name, scores in scan_scores(run, model, layers).items()}
+    scans = scan(run, model, layers, scan_scores(run, model, layers))
     run.measurements["order"] = {name: mean_over(found.accuracy) for name, found in scans.items()}
     smallest, border = scans["smallest"].accuracy, border_blocks(couplings)
     inner = [layer for layer in layers if layer not in border]
@@ -169,8 +182,8 @@ def note_images(run: Context, counts: Mapping[str, Sequence[Tensor]]) -> None:
     for path, parts in counts.items():
         group, name = path.split(".")
         run.per_image.setdefault(group, {})[name] = packed(torch.stack(list(parts)).sum(0))
-        run.measurements.setdefault("per_image_configs", {}).setdefault(group, {})[name] = (
-            len(parts) * len(run.config["ratios"])
+        run.measurements.setdefault("per_image_configs", {}).setdefault(group, {})[name] = len(parts) * len(
+            run.config["ratios"]
         )
 
 
@@ -180,8 +193,8 @@ def projection_scan(run: Context) -> None:
     assert run.data is not None
     shape = tuple(run.data.x_test.shape[1:])
     full, ratios = cost(model, shape).mac, run.config["ratios"]
-    layers = list(model.couplings())  # type: ignore[operator]
-    curves = scan(run, model, layers, "smallest", criteria.filter_l1).accuracy
+    layers = list(couplings_of(model))
+    curves = scan(run, model, layers, {"smallest": criteria.filter_l1})["smallest"].accuracy
     per_mac: dict[str, list[float]] = {"first": [], "second": []}
     for layer in layers:
         for ratio, accuracy in zip(ratios, curves[layer], strict=True):
@@ -206,17 +219,17 @@ def border_blocks(couplings: Mapping[str, Coupling]) -> list[str]:
 
 def deep_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
     """The widest layers: of VGG-16 those with 512 maps."""
-    couplings: Mapping[str, Coupling] = model.couplings()  # type: ignore[operator]
-    widths = {layer: model.get_submodule(couplings[layer].ranked_by).out_channels for layer in layers}
-    return [layer for layer in layers if widths[layer] == max(widths.values())]  # type: ignore[type-var]
+    couplings = couplings_of(model)
+    widths = {layer: len(ranked_kernel(model, couplings[layer])) for layer in layers}
+    return [layer for layer in layers if widths[layer] == max(widths.values())]
 
 
 def sorted_norms(model: nn.Module, layers: Sequence[str]) -> Curves:
     """Figure 2a: filter norms s_j of each layer, largest first, divided by the largest."""
-    couplings: Mapping[str, Coupling] = model.couplings()  # type: ignore[operator]
+    couplings = couplings_of(model)
     curves: Curves = {}
     for layer in layers:
-        norms = criteria.filter_l1(model.get_submodule(couplings[layer].ranked_by).weight.detach())  # type: ignore[arg-type]
+        norms = criteria.filter_l1(ranked_kernel(model, couplings[layer]))
         curves[layer] = rounded((norms / norms.max()).sort(descending=True).values.tolist(), 4)
     return curves
 

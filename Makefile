@@ -1,0 +1,71 @@
+# Two commands matter: `make reproduce` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+PROFILE ?= quick
+PAPERS ?=
+SEEDS ?=
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+DEVICE ?=
+DATA ?= cifar10
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+OPTIONS = --profile $(PROFILE) --jobs $(JOBS) $(if $(PAPERS),--papers "$(PAPERS)") $(if $(SEEDS),--seeds "$(SEEDS)")
+
+export IPYTHONDIR := $(CURDIR)/.ipython
+export JUPYTER_NO_CONFIG := 1
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH PYTHONPATH
+
+.PHONY: help setup reproduce plan test verify bench data notebooks lab check clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo 'Variables: PROFILE=quick|standard|paper PAPERS="li2017 ..." SEEDS="0 1 2" JOBS=2 DEVICE=auto|cpu|cuda'
+	@echo '           ADOPT=1 (copy finished runs into the record) CONFIRM=1 (start profile paper) TORCH_INDEX=URL DATA=cifar10'
+
+setup: $(READY)  ## make .venv with everything that reproduce and test need
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; run make PYTHON=python3.11 (or newer)"; exit 1; }
+	@echo "Setting up .venv. PyTorch with CUDA downloads about 2.5 GB and takes about 6 GB of disk; without a GPU choose a"
+	@echo "CPU build instead (about 0.2 GB, 1.5 GB of disk) with TORCH_INDEX=<index of CPU wheels>, see README."
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -q --index-url $(TORCH_INDEX) $$(grep -E '^(torch|torchvision)==' requirements.lock))
+	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $(READY)
+	@echo "Ready: $$(du -sh .venv | cut -f1) in .venv"
+
+reproduce: $(READY)  ## compute a profile afresh, execute the notebooks, regenerate results/, compare with the record
+	$(BIN)/shrinkbook reproduce $(OPTIONS) $(if $(DEVICE),--device $(DEVICE)) $(if $(ADOPT),--adopt)
+
+plan: $(READY)  ## what reproduce would run: stored, or expected time
+	@$(BIN)/shrinkbook plan $(OPTIONS)
+
+test: $(READY)  ## library tests, notebooks against their stored outputs
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 240 \
+	  --nbval-sanitize-with tests/sanitize.cfg tests $(wildcard notebooks/*.ipynb)
+
+check: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+verify: $(READY)  ## recompute tables and verdicts from the stored runs; a difference is a failure
+	@$(BIN)/shrinkbook verify
+
+bench: $(READY)  ## images per second against the usual training loop
+	$(BIN)/python -m shrinkbook.measure.throughput $(if $(DEVICE),--device $(DEVICE))
+
+data: $(READY)  ## download a data set or public weights: DATA=mnist|cifar10|cifar100|imagenet|resnet56-public
+	$(BIN)/shrinkbook data $(DATA)
+
+notebooks: $(READY)  ## execute the notebooks at quick and keep their outputs; regenerate results/ and README from the record
+	$(BIN)/shrinkbook notebooks
+
+lab: $(READY)  ## JupyterLab on the notebooks
+	$(BIN)/python -m pip install -q -e '.[lab]'
+	JUPYTER_NO_CONFIG= $(BIN)/jupyter lab --notebook-dir notebooks
+
+clean:  ## remove what was computed here; the record, the data cache and .venv stay
+	rm -rf build results/*/notebooks .pytest_cache .ruff_cache .mypy_cache

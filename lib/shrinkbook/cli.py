@@ -1,0 +1,294 @@
+"""The command line: reproduce, plan, run, status, verify, data, notebooks."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from shrinkbook.evidence import claims, report, store, verdicts
+from shrinkbook.experiments import profiles
+
+STARTED = time.monotonic()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; every mistake of the user is one line on stderr and exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.function(options)
+    except ValueError as error:
+        print(f"shrinkbook: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nshrinkbook: stopped; finished runs are kept, the same command continues", file=sys.stderr)
+        return 130
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(text, flush=True)
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Compute the profile's runs, execute the notebooks, write results, compare with the record."""
+    from shrinkbook import notebooks
+    from shrinkbook.experiments import catalogue, run, work
+
+    chosen = catalogue.papers(options.papers)
+    profile = profiles.profile(options.profile)
+    run.resolve_device(profile.name, options.device)
+    units = catalogue.units(chosen, profile.name, options.seeds)
+    say(f"profile {profile.name}: {profile.note}")
+    if profile.name == "paper" and os.environ.get("CONFIRM") != "1":
+        expected = work.duration(work.expected_seconds(work.pending(units), options.jobs))
+        say(f"this computes {len(work.pending(units))} runs, expected {expected}, and downloads what is missing")
+        raise ValueError("profile paper starts only with CONFIRM=1")
+    store.write_text(store.results_dir(profile.name) / ".writable", "")
+    (store.results_dir(profile.name) / ".writable").unlink()
+    failed = work.compute(units, options.jobs, options.device, say)
+    say("executing the notebooks")
+    parameters: dict[str, Any] = {"seeds": options.seeds, "device": options.device}
+
+    def execute(key: str) -> str | None:
+        source = notebooks.paths(catalogue.NOTEBOOKS)[key]
+        started = time.monotonic()
+        given = parameters if key != "start" else {}
+        problem = notebooks.execute(
+            source, store.results_dir(profile.name) / "notebooks" / source.name, profile.name, given
+        )
+        say(
+            f"    {problem or source.name}: {'FAILED' if problem else 'done'} in "
+            f"{work.duration(time.monotonic() - started)}"
+        )
+        return problem
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        problems = [problem for problem in pool.map(execute, [*chosen, "start"]) if problem]
+    if options.adopt:
+        adopted = store.adopt(store.runs_dir(), store.record_dir())
+        say(f"adopted {len(adopted)} runs into {store.record_dir()}")
+    results = _write(chosen, profile.name, options.seeds, "record" if options.adopt else "build")
+    summary = ", ".join(f"{count} {word}" for word, count in verdicts.words(results).items() if count)
+    say(f"verdicts of profile {profile.name}: {summary}")
+    say(report.agreement(results, _judge(chosen, profile.name, None, "record")))
+    say(f"results in {store.results_dir(profile.name)}; {work.duration(time.monotonic() - STARTED)} in all")
+    for line in [f"{unit}: {error}" for unit, error in failed.items()] + problems:
+        print(f"FAILED {line}", file=sys.stderr)
+    return 1 if failed or problems else 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    """What reproduce would run: stored or expected seconds."""
+    from shrinkbook.experiments import catalogue, work
+
+    units = catalogue.units(options.papers, options.profile, options.seeds)
+    for unit in units:
+        stored = unit.find(store.runs_dir())
+        what = "stored" if stored else f"about {work.duration(work.expected_seconds([unit]))}"
+        say(f"{unit.run_id}  {work.label(unit):44}  {what}")
+    todo = work.pending(units)
+    say(f"{len(units)} runs, {len(todo)} to compute, about {work.duration(work.expected_seconds(todo, options.jobs))}")
+    return 0
+
+
+def run_one(options: argparse.Namespace) -> int:
+    """Compute one unit, print where its file is."""
+    from shrinkbook.experiments import catalogue, run
+
+    unit = run.unit(catalogue.EXPERIMENTS, options.experiment, options.profile, options.seed)
+    wanted = profiles.environment(options.profile)
+    if not profiles.pinned(options.profile):  # the pins must stand before Python starts
+        os.execve(sys.executable, [sys.executable, "-m", "shrinkbook.cli", *sys.argv[1:]], {**os.environ, **wanted})
+    done = run.ensure(unit, options.device, say)
+    say(f"{done['status']}: {store.runs_dir() / done['experiment'] / done['run_id']}.json")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """The scoreboard of a profile as it stands in results/."""
+    path = store.results_dir(options.profile) / "verdicts.json"
+    if not path.exists():
+        raise ValueError(f"{path} is missing; run `make reproduce PROFILE={options.profile}`")
+    listing = json.loads(path.read_text(encoding="utf-8"))["verdicts"]
+    if options.papers:
+        known = claims.papers()
+        for key in options.papers:
+            if key not in known:
+                raise ValueError(f"unknown paper {key!r}; there are {', '.join(known)}")
+        listing = [verdict for verdict in listing if verdict["paper"] in options.papers]
+    if options.claim:
+        found = [verdict for verdict in listing if verdict["claim"] == options.claim]
+        if not found:
+            raise ValueError(f"unknown claim {options.claim!r}; there are {', '.join(v['claim'] for v in listing)}")
+        listing = found
+    if options.json:
+        print(json.dumps(listing, indent=1, ensure_ascii=False))
+        return 0
+    for verdict in listing:
+        scope = f" ({verdict['scope']})" if verdict["scope"] else ""
+        say(f"{verdict['claim']:12} {verdict['verdict'] + scope:42} {verdict['text']}")
+        if options.claim:
+            say(f"{'':12} {verdict['reason']}")
+    say(", ".join(f"{count} {word}" for word, count in verdicts.words(listing).items() if count))
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Recompute tables and verdicts of every profile in results/ from the stored runs; a difference is a failure."""
+    folders = [name for name in profiles.PROFILES if (store.results_dir(name) / "verdicts.json").exists()]
+    if not folders:
+        raise ValueError("results/ holds no profile to verify; run `make reproduce`")
+    bad = 0
+    for name in folders:
+        stored = json.loads((store.results_dir(name) / "verdicts.json").read_text(encoding="utf-8"))
+        keys, seeds = stored["papers"], stored["seeds"]
+        papers = [claims.load(key) for key in keys]
+        differences = report.check_results(
+            name, papers, _runs(keys, name, seeds, stored["source"]), _runs(keys, name, None, "record")
+        )
+        for line in differences:
+            print(f"{name}: {line}", file=sys.stderr)
+        bad += len(differences)
+        say(
+            f"{name}: {len(stored['verdicts'])} verdicts and all tables "
+            + ("DIFFER" if differences else "recomputed, equal")
+        )
+    readme = store.root() / "README.md"
+    if report.readme_block(readme.read_text(encoding="utf-8"), _front(record=True)) != readme.read_text(
+        encoding="utf-8"
+    ):
+        print("README.md: its scoreboard is not what the record gives; run `make notebooks`", file=sys.stderr)
+        bad += 1
+    return 1 if bad else 0
+
+
+def data(options: argparse.Namespace) -> int:
+    """Download a data set or public weights into the cache, checked."""
+    from shrinkbook.experiments.li2017 import public
+    from shrinkbook.training import download
+
+    say(str(public.fetch() if options.name == "resnet56-public" else download.fetch(options.name)))
+    return 0
+
+
+def refresh(options: argparse.Namespace) -> int:
+    """Execute the notebooks at `quick` and keep their outputs; regenerate results/ and README from the record."""
+    from shrinkbook import notebooks
+    from shrinkbook.experiments import catalogue
+
+    problems = []
+    for source in notebooks.paths(catalogue.NOTEBOOKS).values():
+        target = store.build_dir() / "notebooks" / source.name
+        problem = notebooks.execute(source, target, "quick", {})
+        if problem:
+            problems.append(problem)
+            print(problem, file=sys.stderr)
+            continue
+        store.write_text(source, target.read_text(encoding="utf-8"))
+        notebooks.normalise(source)
+        say(f"{source.name}: executed")
+    for name in profiles.PROFILES:
+        if _runs(catalogue.papers(), name, None, "record"):
+            _write(catalogue.papers(), name, None, "record")
+    readme = store.root() / "README.md"
+    store.write_text(readme, report.readme_block(readme.read_text(encoding="utf-8"), _front(record=True)))
+    return 1 if problems else 0
+
+
+def _front(record: bool) -> str:
+    """The README's scoreboard: one short table a profile, from the record."""
+    from shrinkbook.experiments import catalogue
+
+    parts = []
+    for name in profiles.PROFILES:
+        results = _judge(catalogue.papers(), name, None, "record")
+        judged = [verdict for verdict in results if verdict["verdict"] != "not attempted"]
+        if judged:
+            parts.append(
+                f"**Profile `{name}`** ({profiles.PROFILES[name].note})\n\n" + report.scoreboard_markdown(results)
+            )
+    return "\n\n".join(parts) or "The record is empty."
+
+
+def _runs(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
+    """The runs the profile plans for today's code, as far as the build folder or the record holds them."""
+    from shrinkbook.experiments import catalogue
+
+    folder = store.record_dir() if source == "record" else store.runs_dir()
+    return [found for unit in catalogue.units(keys, profile, seeds) if (found := unit.find(folder))]
+
+
+def _judge(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
+    runs = _runs(keys, profile, seeds, source)
+    return [verdict for key in keys for verdict in verdicts.judge_paper(claims.load(key), runs, profile)]
+
+
+def _write(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
+    """Write results/<profile>; papers reported there before stay reported."""
+    from shrinkbook.experiments import catalogue
+
+    stored = store.results_dir(profile) / "verdicts.json"
+    before = json.loads(stored.read_text(encoding="utf-8"))["papers"] if stored.exists() else []
+    keys = [key for key in catalogue.papers() if key in keys or key in before]
+    papers = [claims.load(key) for key in keys]
+    runs, record = _runs(keys, profile, seeds, source), _runs(keys, profile, None, "record")
+    report.write_results(profile, papers, runs, record, source, seeds)
+    return [verdict for paper in papers for verdict in verdicts.judge_paper(paper, runs, profile)]
+
+
+def _seeds(text: str) -> list[int] | None:
+    words = text.replace(",", " ").split()
+    if not all(word.isdigit() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds; write 0 1 2 or 0,1,2")
+    return [int(word) for word in dict.fromkeys(words)] or None
+
+
+def _jobs(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes; write 1, 2, ...")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="shrinkbook", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, *, budget: bool = True, device: bool = False) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0], description=function.__doc__)
+        added.set_defaults(function=function)
+        if budget:
+            added.add_argument("--profile", default="quick", help=", ".join(profiles.PROFILES))
+            added.add_argument(
+                "--papers", type=str.split, default=None, help='keys, as in "li2017 kim2016"; default all'
+            )
+            added.add_argument("--seeds", type=_seeds, default=None, help="0,1,2; default the profile's own")
+            added.add_argument(
+                "--jobs", type=_jobs, default=os.cpu_count() or 1, help="processes; results do not depend on it"
+            )
+        if device:
+            added.add_argument("--device", default=None, help="auto, cpu, cuda")
+        return added
+
+    command("reproduce", reproduce, device=True).add_argument(
+        "--adopt", action="store_true", help="copy runs into the record"
+    )
+    command("plan", plan)
+    one = command("run", run_one, budget=False, device=True)
+    one.add_argument("experiment")
+    one.add_argument("--profile", default="quick")
+    one.add_argument("--seed", type=int, default=0)
+    board = command("status", status)
+    board.add_argument("--json", action="store_true", help="all fields of every verdict")
+    board.add_argument("--claim", default=None, help="one claim, with its reason")
+    command("verify", verify, budget=False)
+    command("data", data, budget=False).add_argument("name", help="mnist, cifar10, cifar100, imagenet, resnet56-public")
+    command("notebooks", refresh, budget=False)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
