@@ -40,8 +40,8 @@ def reproduce(options: argparse.Namespace) -> int:
 
     chosen = catalogue.papers(options.papers)
     profile = profiles.profile(options.profile)
-    run.resolve_device(profile.name, options.device)
-    units = catalogue.units(chosen, profile.name, options.seeds)
+    device = run.resolve_device(profile.name, options.device)
+    units = catalogue.units(chosen, profile.name, options.seeds, device)
     say(f"profile {profile.name}: {profile.note}")
     if profile.name == "paper" and os.environ.get("CONFIRM") != "1":
         expected = work.duration(work.expected_seconds(work.pending(units), options.jobs))
@@ -49,9 +49,9 @@ def reproduce(options: argparse.Namespace) -> int:
         raise ValueError("profile paper starts only with CONFIRM=1")
     store.write_text(store.results_dir(profile.name) / ".writable", "")
     (store.results_dir(profile.name) / ".writable").unlink()
-    failed = work.compute(units, options.jobs, options.device, say)
+    failed = work.compute(units, options.jobs, device, say)
     say("executing the notebooks")
-    parameters: dict[str, Any] = {"seeds": options.seeds, "device": options.device}
+    parameters: dict[str, Any] = {"seeds": options.seeds, "device": device}
 
     def execute(key: str) -> str | None:
         source = notebooks.paths(catalogue.NOTEBOOKS)[key]
@@ -83,9 +83,10 @@ def reproduce(options: argparse.Namespace) -> int:
 
 def plan(options: argparse.Namespace) -> int:
     """What reproduce would run: stored or expected seconds."""
-    from shrinkbook.experiments import catalogue, work
+    from shrinkbook.experiments import catalogue, run, work
 
-    units = catalogue.units(options.papers, options.profile, options.seeds)
+    device = run.resolve_device(options.profile, options.device)
+    units = catalogue.units(options.papers, options.profile, options.seeds, device)
     for unit in units:
         stored = unit.find(store.runs_dir())
         what = "stored" if stored else f"about {work.duration(work.expected_seconds([unit]))}"
@@ -276,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     command("reproduce", reproduce, device=True).add_argument(
         "--adopt", action="store_true", help="copy runs into the record"
     )
-    command("plan", plan)
+    command("plan", plan, device=True)
     one = command("run", run_one, budget=False, device=True)
     one.add_argument("experiment")
     one.add_argument("--profile", default="quick")

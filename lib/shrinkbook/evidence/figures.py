@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shrinkbook.evidence import store
+from shrinkbook.evidence.samples import Run, listed
 
 WIDTH, DPI = 9.0, 150  # inches, dots an inch
 # Okabe and Ito's palette without yellow, which vanishes on white
@@ -128,6 +129,42 @@ def image_grid(arrays: Sequence[np.ndarray], titles: Sequence[str] | None = None
         axis.imshow((array - low) / (high - low or 1.0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         if titles:
             axis.set_title(titles[index], fontsize=7, pad=2)
+    return figure
+
+
+def curve(runs: Sequence[Run], x: str, y: str) -> Curve:
+    """One curve over several seeds: (x, mean, lowest, highest), from two paths inside the runs' measurements.
+
+    Raises:
+        ValueError: no runs, or a run without the measurement.
+    """
+    lines = [listed(run, y) for run in runs]
+    points = listed(runs[0], x) if runs else None
+    if points is None or any(line is None for line in lines):
+        raise ValueError(f"no curve of {y} over {x}: {'a run lacks it' if runs else 'there are no runs'}")
+    mean, low, high = mean_band([line for line in lines if line is not None])
+    return points, mean, low, high
+
+
+def kernels(matrices: Mapping[str, np.ndarray], removed: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> Picture:
+    """Layers as matrices of kernels (rows: filters, columns: input maps; dark: large l1 norm), removed ones coloured.
+
+    Args:
+        matrices: title -> (filters, input maps) kernel norms.
+        removed: title -> rows and columns that go.
+    """
+    figure = Picture(figsize=(WIDTH, 3.6), layout="constrained")
+    for axis, (title, matrix) in zip(np.atleast_1d(figure.subplots(1, len(matrices))), matrices.items(), strict=True):
+        axis.imshow(matrix, cmap="Greys", vmin=0, aspect="auto")
+        rows, columns = removed.get(title, ((), ()))
+        for row in rows:
+            axis.axhspan(row - 0.5, row + 0.5, color=COLOURS[1], alpha=0.55, linewidth=0)
+        for column in columns:
+            axis.axvspan(column - 0.5, column + 0.5, color=COLOURS[0], alpha=0.55, linewidth=0)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("input map", fontsize=8)
+        axis.set_ylabel("filter", fontsize=8)
+        axis.tick_params(labelsize=7)
     return figure
 
 

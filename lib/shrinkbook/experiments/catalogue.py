@@ -22,18 +22,19 @@ def papers(wanted: Sequence[str] | None = None) -> list[str]:
     return list(wanted or PAPERS)
 
 
-def units(wanted: Sequence[str] | None, profile: str, seeds: Sequence[int] | None = None) -> list[Unit]:
-    """Every run of the papers in a profile, parents before children.
+def units(
+    wanted: Sequence[str] | None, profile: str, seeds: Sequence[int] | None = None, device: str = "cuda"
+) -> list[Unit]:
+    """Every run of the papers in a profile, parents before children; on ``cpu`` without those that need a GPU.
 
     Raises:
         ValueError: an unknown paper or profile.
     """
     profiles.profile(profile)
-    found = []
-    for paper in papers(wanted):
-        for experiment in PAPERS[paper].values():
-            if profile in experiment.configs:
-                found += [
-                    unit(EXPERIMENTS, experiment.name, profile, seed) for seed in seeds_of(experiment, profile, seeds)
-                ]
-    return found
+    chosen = [experiment for paper in papers(wanted) for experiment in PAPERS[paper].values()]
+    return [
+        unit(EXPERIMENTS, experiment.name, profile, seed)
+        for experiment in chosen
+        if profile in experiment.configs and (device == "cuda" or not experiment.gpu)
+        for seed in seeds_of(experiment, profile, seeds)
+    ]

@@ -40,6 +40,12 @@ def provenance(data: DataSet | None, device: str, pinned: bool) -> dict[str, Any
     }
 
 
+def remember_source() -> None:
+    """Fix commit and source hash before a run starts: during a long one somebody may edit the files."""
+    _git()
+    source_hash()
+
+
 @cache
 def source_hash() -> str:
     """SHA-256 over the library's source files, so that a dirty checkout can be told from its commit."""

@@ -15,10 +15,10 @@ from torch import nn
 
 from shrinkbook.evidence import store
 from shrinkbook.experiments import profiles
-from shrinkbook.experiments.provenance import provenance
+from shrinkbook.experiments.provenance import provenance, remember_source
 from shrinkbook.measure.cost import cost, state_bytes
 from shrinkbook.training import checkpoint, data
-from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, test_batches, through
+from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, evaluation_batches, through
 from shrinkbook.training.fit import Recipe, fit
 
 Progress = Callable[[str], None]
@@ -36,6 +36,7 @@ class Experiment:
         parents: experiments whose run of the same profile and seed must stand first.
         seeds: profile -> how many seeds, where the profile's own number is not right (counting needs one).
         seconds: profile -> expected seconds of one run on two cores, or on a GPU where it is meant for one.
+        gpu: too long for a processor; left out of a plan for one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Experiment:
     parents: tuple[str, ...] = ()
     seeds: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Context:
         happened to its weights since. The network it is called with is not looked at: the tail shares its weights."""
         assert self.data is not None, "load_data() comes before evaluate_tail()"
         dtype = self.config["dtype"]
-        kept = through(head, test_batches(self.data, self.device), self.device, dtype)
+        kept = through(head, evaluation_batches(self.data, self.device), self.device, dtype)
         return lambda _: evaluate_batches(tail, kept, self.device, dtype)
 
     def accuracy(self, model: nn.Module) -> float:
@@ -252,6 +254,7 @@ def _execute(wanted: Unit, device: str | None, progress: Progress) -> dict[str, 
     device = resolve_device(wanted.profile, device)
     torch.set_num_threads(wanted.config["threads"])
     context = Context(wanted, device, parents, progress)
+    remember_source()
     started = time.perf_counter()
     wanted.experiment.function(context)
     seconds = {**context.seconds, "total": round(time.perf_counter() - started, 3)}

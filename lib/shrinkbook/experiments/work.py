@@ -30,7 +30,7 @@ def expected_seconds(units: Sequence[Unit], jobs: int = 1) -> float:
     return sum(unit.experiment.seconds.get(unit.profile, 0.0) for unit in units) / jobs
 
 
-def compute(units: Sequence[Unit], jobs: int, device: str | None, say: Say) -> dict[str, str]:
+def compute(units: Sequence[Unit], jobs: int, device: str, say: Say) -> dict[str, str]:
     """Compute all units, parents first, on ``jobs`` worker processes.
 
     Results do not depend on ``jobs``: threads belong to the profile and a run never shares a process's random state.
@@ -48,10 +48,7 @@ def compute(units: Sequence[Unit], jobs: int, device: str | None, say: Say) -> d
         f"{duration(expected_seconds(todo, jobs))} on {jobs} process{'es' if jobs > 1 else ''}"
     )
     queue = _Queue(todo, say)
-    threads = [
-        threading.Thread(target=_serve, args=(queue, profile, device or profiles.profile(profile).device, say))
-        for _ in range(min(jobs, len(todo)))
-    ]
+    threads = [threading.Thread(target=_serve, args=(queue, profile, device, say)) for _ in range(min(jobs, len(todo)))]
     for thread in threads:
         thread.start()
     for thread in threads:

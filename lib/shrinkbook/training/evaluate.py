@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from shrinkbook.training.data import DataSet
 from shrinkbook.training.precision import precision
 
-
 Batch = tuple[Tensor, Tensor]
 """Inputs and int64 labels of as many images."""
 
@@ -51,10 +50,10 @@ def evaluate(
     Raises:
         ValueError: the data set has no test images.
     """
-    return evaluate_batches(model, test_batches(data, device, batch), device, dtype)
+    return evaluate_batches(model, evaluation_batches(data, device, batch), device, dtype)
 
 
-def test_batches(data: DataSet, device: torch.device | str = "cpu", batch: int = 500) -> Iterator[Batch]:
+def evaluation_batches(data: DataSet, device: torch.device | str = "cpu", batch: int = 500) -> Iterator[Batch]:
     """The test images, normalised, and their labels, batch by batch on the device.
 
     Raises:
@@ -71,7 +70,7 @@ def through(
 ) -> list[Batch]:
     """The first part of a network run once: what `evaluate_batches` of the rest takes, kept in memory."""
     head.to(device)
-    with evaluating(head), torch.inference_mode(), _precision(device, dtype):
+    with evaluating(head), torch.inference_mode(), precision(head, torch.device(device), dtype):
         return [(head(inputs), labels) for inputs, labels in batches]
 
 
@@ -83,7 +82,7 @@ def evaluate_batches(
     losses, correct = [], []
     with evaluating(model), torch.inference_mode():
         for inputs, labels in batches:
-            with _precision(device, dtype):
+            with precision(model, torch.device(device), dtype):
                 logits = model(inputs)
             losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
             correct.append(logits.argmax(1) == labels)
@@ -91,10 +90,6 @@ def evaluate_batches(
     right = torch.cat(correct).cpu().clone()
     loss = torch.stack(losses).double().sum().item() / len(right)
     return Evaluation(100 * right.double().mean().item(), loss, right)
-
-
-def _precision(device: torch.device | str, dtype: str) -> torch.autocast:
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def recalibrate_batch_norm(

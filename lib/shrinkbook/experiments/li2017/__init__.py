@@ -1,7 +1,7 @@
 """Li et al. 2017, Pruning Filters for Efficient ConvNets: every experiment and its budgets.
 
 `quick` has small twins of the networks on digits: mechanisms, not the paper's numbers. `standard` has the paper's
-recipe for CIFAR-10 (a GPU), and public weights at budgets that two processor cores can carry. ImageNet is not attempted.
+recipe for CIFAR-10 (a GPU), and public weights at budgets that two processor cores carry. ImageNet is not attempted.
 """
 
 from shrinkbook.experiments.li2017.cost import costs
@@ -43,14 +43,16 @@ def _paper_recipe(name: str, net: str, models: list[str], hours: float) -> list[
     scan = {"ratios": TENTHS, "criteria": EVERY if vgg else ORDER}
     retraining = {"models": models, "strategy": "greedy", "retrain": RETRAIN, "scratch": HE2016}
     return [
-        Experiment(f"li2017.{name}", baseline, _cifar(net, recipe=HE2016), seconds={"standard": 3600 * hours}),
+        Experiment(
+            f"li2017.{name}", baseline, _cifar(net, recipe=HE2016), seconds={"standard": 3600 * hours}, gpu=True,
+        ),
         Experiment(
             f"li2017.{name}_scan", vgg_scan if vgg else resnet_scan, _cifar(net, **scan),
-            parents=(f"li2017.{name}",), seconds={"standard": 600},
+            parents=(f"li2017.{name}",), seconds={"standard": 600}, gpu=True,
         ),
         Experiment(
             f"li2017.{name}_retrain", retrain, _cifar(net, **retraining),
-            parents=(f"li2017.{name}",), seconds={"standard": 3600 * hours * 1.25 * len(models)},
+            parents=(f"li2017.{name}",), seconds={"standard": 3600 * hours * 1.25 * len(models)}, gpu=True,
         ),
     ]  # fmt: skip
 
@@ -111,6 +113,14 @@ _ALL = [
     *_paper_recipe("vgg16", "VGG-16", ["VGG-16-pruned-A"], 0.3),
     *_paper_recipe("resnet56", "ResNet-56", ["ResNet-56-pruned-A", "ResNet-56-pruned-B"], 0.5),
     *_paper_recipe("resnet110", "ResNet-110", ["ResNet-110-pruned-A", "ResNet-110-pruned-B"], 1.0),
+    Experiment(
+        "li2017.vgg16_20ep", baseline, _cifar("VGG-16", schedule="20 epochs", recipe={**HE2016, "epochs": 20}),
+        seeds={"standard": 1}, seconds={"standard": 2400},
+    ),
+    Experiment(
+        "li2017.vgg16_20ep_scan", vgg_scan, _cifar("VGG-16", schedule="20 epochs", ratios=FIVE, criteria=EVERY),
+        parents=("li2017.vgg16_20ep",), seeds={"standard": 1}, seconds={"standard": 1500},
+    ),
     Experiment(
         "li2017.resnet56_public_scan", public_scan,
         _cifar("ResNet-56", schedule="public weights", ratios=COARSE, criteria=ORDER),

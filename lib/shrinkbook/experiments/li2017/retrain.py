@@ -3,7 +3,7 @@
 from torch import nn
 
 from shrinkbook.experiments.li2017.models import PRUNED
-from shrinkbook.experiments.li2017.scan import original, rounded, trained
+from shrinkbook.experiments.li2017.scan import note_images, original, rounded, trained
 from shrinkbook.experiments.run import Context
 from shrinkbook.methods.filter_pruning import compress, couplings_of, sensitivity
 from shrinkbook.nets import initialize
@@ -25,8 +25,12 @@ def retrain_one(run: Context, model: nn.Module, name: str) -> None:
     smaller, report = compress(model, PRUNED[name].ratios, strategy=config["strategy"])
     run.measurements.setdefault("kept", {})[name] = report["after"]
     found = {"original": original(run), "slimmed": run.stage(f"{name} slimmed", smaller)}
+    if run.fixed_network:
+        note_images(run, "retrain.slimmed", [run.evaluate(smaller).correct])
     run.train(smaller, run.recipe(config["retrain"]), f"{name}: retrain")
     found["tuned"] = run.stage(f"{name} tuned", smaller)
+    if run.fixed_network:
+        note_images(run, "retrain.tuned", [run.evaluate(smaller).correct])
     if config.get("scratch"):
         fresh = initialize(smaller, run.seed + 1000)  # not the seed the large network grew from
         run.train(fresh, run.recipe(config["scratch"]), f"{name}: scratch")

@@ -170,21 +170,25 @@ def residual_scan(run: Context, model: nn.Module) -> None:
         ],
     }
     if run.fixed_network:
-        correct = scans["smallest"].correct
-        note_images(run, {f"order.{name}": list(found.correct.values()) for name, found in scans.items()})
-        note_images(run, {"blocks.inner": [correct[layer] for layer in inner]})
-        note_images(run, {"blocks.border": [correct[layer] for layer in border]})
+        answers = {f"order.{name}": found.correct for name, found in scans.items()}
+        answers["blocks.inner"] = {layer: scans["smallest"].correct[layer] for layer in inner}
+        answers["blocks.border"] = {layer: scans["smallest"].correct[layer] for layer in border}
+        for path, correct in answers.items():
+            note_images(run, path, list(correct.values()), len(run.config["ratios"]))
         run.per_image_pairs["gaps.inner_over_border_blocks"] = ["blocks.inner", "blocks.border"]
 
 
-def note_images(run: Context, counts: Mapping[str, Sequence[Tensor]]) -> None:
-    """Keep right answers per image, summed over layers and ratios, for the bootstrap over images."""
-    for path, parts in counts.items():
-        group, name = path.split(".")
-        run.per_image.setdefault(group, {})[name] = packed(torch.stack(list(parts)).sum(0))
-        run.measurements.setdefault("per_image_configs", {}).setdefault(group, {})[name] = len(parts) * len(
-            run.config["ratios"]
-        )
+def note_images(run: Context, path: str, correct: Sequence[Tensor], ratios: int = 1) -> None:
+    """Keep right answers per image for the bootstrap over images.
+
+    Args:
+        path: ``group.name``, as claims name it.
+        correct: one tensor a layer or network, (images,), right answers summed over ratios.
+        ratios: how many pruned networks each of them sums over.
+    """
+    group, name = path.split(".")
+    run.per_image.setdefault(group, {})[name] = packed(torch.stack(list(correct)).sum(0))
+    run.measurements.setdefault("per_image_configs", {}).setdefault(group, {})[name] = len(correct) * ratios
 
 
 def projection_scan(run: Context) -> None:

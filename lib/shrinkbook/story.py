@@ -1,0 +1,145 @@
+"""What a paper's notebook needs: its claims, its runs at the chosen budget, and tables and figures made of them."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from IPython.display import Code, Markdown, display
+
+from shrinkbook.evidence import claims, figures, report, store, verdicts
+from shrinkbook.experiments import catalogue, run, work
+from shrinkbook.experiments.profiles import pinned
+
+NOT_ATTEMPTED = "Not attempted in this profile"
+
+
+class Story:
+    """One paper told at one budget.
+
+    Args:
+        paper: key of the paper, such as ``li2017``.
+        profile: ``quick``, ``standard`` or ``paper``.
+        seeds: seeds to run; None for the profile's own.
+        device: ``auto``, ``cpu`` or ``cuda``; None for the profile's own.
+
+    Raises:
+        ValueError: unknown paper, profile or device, or a seed that is no whole number.
+    """
+
+    def __init__(self, paper: str, profile: str, seeds: Sequence[int] | None = None, device: str | None = None) -> None:
+        catalogue.papers([paper])
+        self.device = run.resolve_device(profile, device)
+        if seeds is not None and (not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds)):
+            raise ValueError(f"seeds {seeds!r} is not a list of whole numbers such as [0, 1, 2]")
+        self.paper, self.profile, self.seeds = claims.load(paper), profile, seeds
+        self.pinned = pinned(profile)
+        pd.set_option("display.max_colwidth", 120, "display.max_rows", 120)
+
+    def runs(self, *experiments: str, **settings: Any) -> list[dict[str, Any]]:
+        """Runs of the first of these experiments that the profile has on this device: stored ones, else computed now.
+
+        Args:
+            experiments: in order of preference.
+            settings: changes to the experiment's own settings; such runs are yours, no verdict uses them.
+
+        Returns:
+            One run a seed; empty if the profile has none of the experiments.
+        """
+        planned = {unit.experiment.name: unit for unit in self._units()}
+        name = next((name for name in experiments if name in planned), None)
+        if name is None:
+            return []
+        seeds = run.seeds_of(planned[name].experiment, self.profile, self.seeds)
+        wanted = [run.unit(catalogue.EXPERIMENTS, name, self.profile, seed, settings) for seed in seeds]
+        return [run.ensure(unit, self.device) for unit in wanted]
+
+    def everything(self) -> list[dict[str, Any]]:
+        """All runs of the paper at this budget, stored or computed now."""
+        return [run.ensure(unit, self.device) for unit in self._units()]
+
+    def record(self) -> list[dict[str, Any]]:
+        """The committed runs of the same experiments."""
+        units = catalogue.units([self.paper.key], self.profile, self.seeds)
+        return [found for unit in units if (found := unit.find(store.record_dir()))]
+
+    def budget(self) -> pd.DataFrame:
+        """What ran: experiment, network, data, budget and number of runs."""
+        rows: dict[str, list[Any]] = {}
+        for unit in self._units():
+            config = unit.config
+            row = [config.get("net", ""), config["data"] or "", config["schedule"], config["dtype"], 0]
+            rows.setdefault(unit.experiment.name, row)[-1] += 1
+        columns = ["network", "data", "budget", "precision", "runs"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+    def cost_of(self, *experiments: str) -> str:
+        """Expected time of what a cell asks for on an empty store, for the reader who runs it alone."""
+        units = [unit for unit in self._units() if unit.experiment.name in experiments]
+        return work.duration(work.expected_seconds(units))
+
+    def claims(self) -> pd.DataFrame:
+        """The paper's claims as they are judged: id, sentence, printed value, kind."""
+        paper = self.paper
+        rows = [[claim.id, claim.text, _short(paper.printed(claim)), claim.kind] for claim in paper.claims]
+        return pd.DataFrame(rows, columns=["claim", "text", "printed", "kind"]).set_index("claim")
+
+    def structural(self, table: str) -> pd.DataFrame:
+        """Cells of a printed table that need no training: printed, ours, and whether the digits agree."""
+        digits = [cell for claim in self.paper.claims if claim.kind == "structural" for cell in self.paper.cells(claim)]
+        frame = report.side_by_side(self.paper.tables[table], [], self.everything(), {cell.address for cell in digits})
+        return frame[frame["word"] != ""].drop(columns="record").set_index(["row", "column"])
+
+    def table(self, table: str, *columns: str) -> pd.DataFrame:
+        """A printed table in its own shape, each cell ``paper | record | ours``."""
+        return report.wide(self.paper.tables[table], self.record(), self.everything(), columns or None)
+
+    def verdicts(self, *kinds: str) -> pd.DataFrame:
+        """The verdicts on the paper's claims (of these kinds), judged from this machine's runs."""
+        judged = verdicts.judge_paper(self.paper, self.everything(), self.profile)
+        return report.scoreboard([v for v in judged if not kinds or v["kind"] in kinds]).set_index("claim")
+
+    def reasons(self) -> pd.DataFrame:
+        """Why each claim got its word."""
+        judged = verdicts.judge_paper(self.paper, self.everything(), self.profile)
+        return pd.DataFrame(
+            [[v["claim"], v["verdict"], v["reason"]] for v in judged], columns=["claim", "verdict", "why"]
+        )
+
+    def deviations(self) -> Markdown:
+        """Where this replication knowingly differs from the paper."""
+        return Markdown("\n".join(f"- **{item.id}**: {item.text}" for item in self.paper.deviations))
+
+    def show(
+        self, name: str, runs: Sequence[dict[str, Any]], draw: Callable[[], figures.Picture], note: str = ""
+    ) -> None:
+        """Draw a figure of the paper from ``runs``, keep it in results/, show it with what to look for.
+
+        Args:
+            name: the paper's figure, such as ``figure2a``.
+            runs: what it is drawn from; without any, the figure is named as not attempted.
+            draw: makes the picture.
+            note: what is different in ours.
+        """
+        caption = self.paper.figures[name].caption
+        if not runs:
+            display(Markdown(f"**{name}.** {caption}\n\n*{NOT_ATTEMPTED}.* {note}"))
+            return
+        config = runs[0]["config"]
+        seeds = f"{len(runs)} seeds, band from lowest to highest" if len(runs) > 1 else "one network"
+        ours = f"Ours: {config.get('net', '')}, data {config['data']}, budget {config['schedule']}, {seeds}. {note}".strip()
+        picture = draw()
+        figures.save(picture, self.profile, self.paper.key, name, f"{name}. The paper: {caption}\n{ours}")
+        display(picture, Markdown(f"**{name}.** The paper: {caption}\n\n*{ours}*"))
+
+    def _units(self) -> list[run.Unit]:
+        return catalogue.units([self.paper.key], self.profile, self.seeds, self.device)
+
+
+def source(*things: Callable[..., Any]) -> Code:
+    """The library's own source, so that what is explained is what runs."""
+    return Code("\n\n".join(inspect.getsource(thing) for thing in things), language="python")
+
+
+def _short(text: str) -> str:
+    return text if len(text) < 60 else text[:57] + "..."
