@@ -29,8 +29,8 @@ setup: $(READY)  ## make .venv with everything that reproduce and test need
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; run make PYTHON=python3.11 (or newer)"; exit 1; }
-	@echo "Setting up .venv. PyTorch with CUDA downloads about 2.5 GB and takes about 6 GB of disk; without a GPU choose a"
-	@echo "CPU build instead (about 0.2 GB, 1.5 GB of disk) with TORCH_INDEX=<index of CPU wheels>, see README."
+	@echo "Setting up .venv. PyTorch with CUDA downloads about 3 GB and takes about 6 GB of disk; without a GPU take a"
+	@echo "CPU build instead (0.2 GB to download, 1.5 GB of disk): make setup TORCH_INDEX=..., see README."
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -q --index-url $(TORCH_INDEX) $$(grep -E '^(torch|torchvision)==' requirements.lock))
 	$(BIN)/python -m pip install -q -r requirements.lock

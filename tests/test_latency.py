@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from shrinkbook.measure.latency import Timing, latency, saved
+from shrinkbook.measure.throughput import UsualImages
+from shrinkbook.training.augment import crop_flip
+from shrinkbook.training.data import DataSet
 
 
 class Sleep(nn.Module):
@@ -51,3 +54,22 @@ def test_saved_pairs_the_rounds():
 def test_nothing_to_time_is_an_error():
     with pytest.raises(ValueError, match="at least one model"):
         latency({}, torch.zeros(1))
+
+
+def test_the_bench_compares_the_same_augmented_images():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (12, 32, 32, 3), generator=generator, dtype=torch.uint8).permute(0, 3, 1, 2)
+    data = DataSet(
+        "noise", x, torch.arange(12) % 10, x, torch.arange(12) % 10, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 10, ""
+    )
+    usual = UsualImages(data)
+    for index in range(12):
+        torch.manual_seed(index)
+        image, label = usual[index]
+        torch.manual_seed(index)  # the usual pipeline draws top, left, flip
+        draws = torch.tensor(
+            [[int(torch.randint(0, 9, (1,))), int(torch.randint(0, 9, (1,))), int(torch.rand(1) < 0.5)]]
+        )
+        ours = data.normalise(crop_flip(x[index : index + 1], draws, 4))[0]
+        torch.testing.assert_close(image, ours, rtol=1e-5, atol=1e-5)
+        assert label == index % 10

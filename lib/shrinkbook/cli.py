@@ -159,9 +159,7 @@ def verify(options: argparse.Namespace) -> int:
             + ("DIFFER" if differences else "recomputed, equal")
         )
     readme = store.root() / "README.md"
-    if report.readme_block(readme.read_text(encoding="utf-8"), _front(record=True)) != readme.read_text(
-        encoding="utf-8"
-    ):
+    if report.readme_block(readme.read_text(encoding="utf-8"), _front()) != readme.read_text(encoding="utf-8"):
         print("README.md: its scoreboard is not what the record gives; run `make notebooks`", file=sys.stderr)
         bad += 1
     return 1 if bad else 0
@@ -193,26 +191,24 @@ def refresh(options: argparse.Namespace) -> int:
         notebooks.normalise(source)
         say(f"{source.name}: executed")
     for name in profiles.PROFILES:
-        if _runs(catalogue.papers(), name, None, "record"):
+        if _attempted(_judge(catalogue.papers(), name, None, "record")):
             _write(catalogue.papers(), name, None, "record")
     readme = store.root() / "README.md"
-    store.write_text(readme, report.readme_block(readme.read_text(encoding="utf-8"), _front(record=True)))
+    store.write_text(readme, report.readme_block(readme.read_text(encoding="utf-8"), _front()))
     return 1 if problems else 0
 
 
-def _front(record: bool) -> str:
-    """The README's scoreboard: one short table a profile, from the record."""
+def _front() -> str:
+    """The README's scoreboard, from the record."""
     from shrinkbook.experiments import catalogue
 
-    parts = []
-    for name in profiles.PROFILES:
-        results = _judge(catalogue.papers(), name, None, "record")
-        judged = [verdict for verdict in results if verdict["verdict"] != "not attempted"]
-        if judged:
-            parts.append(
-                f"**Profile `{name}`** ({profiles.PROFILES[name].note})\n\n" + report.scoreboard_markdown(results)
-            )
-    return "\n\n".join(parts) or "The record is empty."
+    boards = {name: _judge(catalogue.papers(), name, None, "record") for name in profiles.PROFILES}
+    return report.front_markdown({name: board for name, board in boards.items() if _attempted(board)})
+
+
+def _attempted(board: Sequence[dict[str, Any]]) -> bool:
+    """Whether anything but arithmetic was done in a profile."""
+    return any(verdict["kind"] != "structural" and verdict["verdict"] != "not attempted" for verdict in board)
 
 
 def _runs(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:

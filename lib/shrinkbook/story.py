@@ -127,7 +127,8 @@ class Story:
             return
         config = runs[0]["config"]
         seeds = f"{len(runs)} seeds, band from lowest to highest" if len(runs) > 1 else "one network"
-        ours = f"Ours: {config.get('net', '')}, data {config['data']}, budget {config['schedule']}, {seeds}. {note}".strip()
+        what = f"{config.get('net', '')}, data {config['data']}, budget {config['schedule']}"
+        ours = f"Ours: {what}, {seeds}. {note}".strip()
         picture = draw()
         figures.save(picture, self.profile, self.paper.key, name, f"{name}. The paper: {caption}\n{ours}")
         display(picture, Markdown(f"**{name}.** The paper: {caption}\n\n*{ours}*"))

@@ -132,8 +132,11 @@ def image_grid(arrays: Sequence[np.ndarray], titles: Sequence[str] | None = None
     return figure
 
 
-def curve(runs: Sequence[Run], x: str, y: str) -> Curve:
+def curve(runs: Sequence[Run], x: str, y: str, original: bool = True) -> Curve:
     """One curve over several seeds: (x, mean, lowest, highest), from two paths inside the runs' measurements.
+
+    Args:
+        original: begin at x = 0 with the accuracy of the unpruned network.
 
     Raises:
         ValueError: no runs, or a run without the measurement.
@@ -142,8 +145,12 @@ def curve(runs: Sequence[Run], x: str, y: str) -> Curve:
     points = listed(runs[0], x) if runs else None
     if points is None or any(line is None for line in lines):
         raise ValueError(f"no curve of {y} over {x}: {'a run lacks it' if runs else 'there are no runs'}")
-    mean, low, high = mean_band([line for line in lines if line is not None])
-    return points, mean, low, high
+    full = [line for line in lines if line is not None]
+    if original:
+        points = [0.0, *points]
+        starts = [run["stages"]["original"]["accuracy"]["last"] for run in runs]
+        full = [[start, *line] for start, line in zip(starts, full, strict=True)]
+    return points, *mean_band(full)
 
 
 def kernels(matrices: Mapping[str, np.ndarray], removed: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> Picture:

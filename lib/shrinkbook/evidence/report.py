@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "agreement",
     "check_results",
     "format_like",
+    "front_markdown",
     "markdown",
     "readme_block",
     "scoreboard",
@@ -52,6 +53,22 @@ def scoreboard_markdown(results: Sequence[Verdict]) -> str:
     for key in dict.fromkeys(result["paper"] for result in results):
         parts.append(f"### {key}\n\n" + markdown(scoreboard([r for r in results if r["paper"] == key])))
     return "\n".join(parts)
+
+
+def front_markdown(profiles: Mapping[str, Sequence[Verdict]]) -> str:
+    """For the README: how often each word occurs, a line a paper and profile, and what is not as the paper says."""
+    rows, against = [], []
+    for profile, results in profiles.items():
+        for key in dict.fromkeys(result["paper"] for result in results):
+            own = [result for result in results if result["paper"] == key]
+            counts = verdicts.words(own)
+            rows.append([key, f"[{profile}](results/{profile}/README.md)", *(count or "" for count in counts.values())])
+            for result in own:
+                if result["verdict"] in ("differs", "contradicted"):
+                    scope = f" ({result['scope']})" if result["scope"] else ""
+                    against.append(f"- {result['claim']}, {profile}, **{result['verdict']}**{scope}: {result['text']}")
+    table = markdown(pd.DataFrame(rows, columns=["paper", "profile", *verdicts.WORDS]))
+    return "\n".join([table, "Not as the paper says:\n", *against]) if against else table
 
 
 def _line(result: Verdict) -> list[str]:

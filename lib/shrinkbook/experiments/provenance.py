@@ -13,7 +13,7 @@ import torch
 from shrinkbook.evidence import store
 from shrinkbook.training.data import DataSet
 
-LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn")
+LIBRARIES = ("torch", "numpy", "scikit-learn")
 
 
 def provenance(data: DataSet | None, device: str, pinned: bool) -> dict[str, Any]:
