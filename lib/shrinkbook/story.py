@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
-from IPython.display import Code, Markdown, display
+from IPython.display import HTML, Code, Markdown, display
 
 from shrinkbook.evidence import claims, figures, report, store, verdicts
 from shrinkbook.experiments import catalogue, run, work
@@ -34,7 +34,7 @@ class Story:
             raise ValueError(f"seeds {seeds!r} is not a list of whole numbers such as [0, 1, 2]")
         self.paper, self.profile, self.seeds = claims.load(paper), profile, seeds
         self.pinned = pinned(profile)
-        pd.set_option("display.max_colwidth", 120, "display.max_rows", 120)
+        pd.set_option("display.max_colwidth", None, "display.max_rows", 120)
 
     def runs(self, *experiments: str, **settings: Any) -> list[dict[str, Any]]:
         """Runs of the first of these experiments that the profile has on this device: stored ones, else computed now.
@@ -85,10 +85,19 @@ class Story:
         return pd.DataFrame(rows, columns=["claim", "text", "printed", "kind"]).set_index("claim")
 
     def structural(self, table: str) -> pd.DataFrame:
-        """Cells of a printed table that need no training: printed, ours, and whether the digits agree."""
-        digits = [cell for claim in self.paper.claims if claim.kind == "structural" for cell in self.paper.cells(claim)]
-        frame = report.side_by_side(self.paper.tables[table], [], self.everything(), {cell.address for cell in digits})
-        return frame[frame["word"] != ""].drop(columns="record").set_index(["row", "column"])
+        """Cells of a printed table that need no training: printed, ours with two more digits, whether they agree."""
+        rows = [
+            [cell["cell"].split("/")[1:], cell["printed"], cell["ours"], cell["word"]]
+            for verdict in verdicts.judge_paper(self.paper, self.everything(), self.profile)
+            for cell in verdict["cells"] or ()
+            if cell["cell"].startswith(f"{table}/")
+        ]
+        ours = [report.format_like(value, printed, extra=2) for _, printed, value, _ in rows]
+        index = pd.MultiIndex.from_tuples([tuple(place) for place, *_ in rows], names=["row", "column"])
+        columns = {"paper": [row[1] for row in rows], "ours": ours, "word": [row[3] for row in rows]}
+        frame = pd.DataFrame(columns, index=index)
+        order = [(cell.row, cell.column) for cell in self.paper.tables[table].cells]
+        return frame.reindex([place for place in order if place in frame.index])
 
     def table(self, table: str, *columns: str) -> pd.DataFrame:
         """A printed table in its own shape, each cell ``paper | record | ours``."""
@@ -140,6 +149,11 @@ class Story:
 def source(*things: Callable[..., Any]) -> Code:
     """The library's own source, so that what is explained is what runs."""
     return Code("\n\n".join(inspect.getsource(thing) for thing in things), language="python")
+
+
+def left_aligned_tables() -> HTML:
+    """Tables of words read better from the left."""
+    return HTML("<style>table.dataframe td, table.dataframe th {text-align: left !important}</style>")
 
 
 def _short(text: str) -> str:

@@ -58,16 +58,19 @@ def wide(
     return frame.rename(columns={name: f"{name} [{units[name]}]" for name in shown if name in units})
 
 
-def format_like(value: float, printed: str) -> str:
+def format_like(value: float, printed: str, extra: int = 0) -> str:
     """A number with the digits of a printed one: 313463808 like `3.13e8` is `3.13e8`, 34.1936 like `34.2` is `34.2`.
 
-    Where nothing was printed, four significant digits, whole numbers in full.
+    Where nothing was printed, four significant digits, whole numbers in full. `extra` digits show why a number that
+    truncates to the printed one does not round to it; whole numbers have none to show.
     """
     exact = Decimal(repr(value))
     if not printed:
         return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
+    if extra and isinstance(value, int) and "e" not in printed:
+        return str(value)
     mantissa, power, _ = printed.partition("e")
-    places = len(mantissa.partition(".")[2])
+    places = len(mantissa.partition(".")[2]) + extra
     if not power:
         text = format(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP), "f")
         return text.removeprefix("-") if float(text) == 0 else text

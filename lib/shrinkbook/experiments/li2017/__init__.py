@@ -30,7 +30,7 @@ DIGITS_RETRAIN = {"epochs": 5, "batch": 32, "lr": 0.001}
 
 
 def _digits(net: str, **settings: object) -> dict[str, dict[str, object]]:
-    return {"quick": {"data": "digits", "net": net, "schedule": "digits", **settings}}
+    return {"quick": {"data": "digits", "net": net, "schedule": "20 epochs", **settings}}
 
 
 def _cifar(net: str, **settings: object) -> dict[str, dict[str, object]]:
