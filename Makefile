@@ -3,14 +3,14 @@ PYTHON ?= python3
 PROFILE ?= quick
 PAPERS ?=
 SEEDS ?=
-JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+JOBS ?=
 DEVICE ?=
 DATA ?= cifar10
 TORCH_INDEX ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
-OPTIONS = --profile $(PROFILE) --jobs $(JOBS) $(if $(PAPERS),--papers "$(PAPERS)") $(if $(SEEDS),--seeds "$(SEEDS)")
+OPTIONS = --profile $(PROFILE) $(if $(JOBS),--jobs "$(JOBS)") $(if $(PAPERS),--papers "$(PAPERS)") $(if $(SEEDS),--seeds "$(SEEDS)")
 
 export IPYTHONDIR := $(CURDIR)/.ipython
 export JUPYTER_NO_CONFIG := 1

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 from shrinkbook.evidence import claims, report, store, verdicts
 from shrinkbook.experiments import profiles
@@ -17,9 +17,9 @@ STARTED = time.monotonic()
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; every mistake of the user is one line on stderr and exit status 2."""
-    options = _parser().parse_args(arguments)
     try:
-        return options.function(options)
+        options = _parser().parse_args(arguments)
+        return int(options.function(options))
     except ValueError as error:
         print(f"shrinkbook: {error}", file=sys.stderr)
         return 2
@@ -42,14 +42,18 @@ def reproduce(options: argparse.Namespace) -> int:
     profile = profiles.profile(options.profile)
     device = run.resolve_device(profile.name, options.device)
     units = catalogue.units(chosen, profile.name, options.seeds, device)
+    jobs = _processes(options)
     say(f"profile {profile.name}: {profile.note}")
     if profile.name == "paper" and os.environ.get("CONFIRM") != "1":
-        expected = work.duration(work.expected_seconds(work.pending(units), options.jobs))
+        expected = work.duration(work.expected_seconds(work.pending(units), jobs))
         say(f"this computes {len(work.pending(units))} runs, expected {expected}, and downloads what is missing")
         raise ValueError("profile paper starts only with CONFIRM=1")
-    store.write_text(store.results_dir(profile.name) / ".writable", "")
-    (store.results_dir(profile.name) / ".writable").unlink()
-    failed = work.compute(units, options.jobs, device, say)
+    for folder in (store.runs_dir(), store.results_dir(profile.name)):  # better now than after an hour
+        store.write_text(folder / ".writable", "").unlink()
+    failed = work.compute(units, jobs, device, say)
+    if options.adopt:
+        adopted = store.adopt(store.runs_dir(), store.record_dir())
+        say(f"adopted {len(adopted)} runs into {store.record_dir()}")
     say("executing the notebooks")
     parameters: dict[str, Any] = {"seeds": options.seeds, "device": device}
 
@@ -66,11 +70,8 @@ def reproduce(options: argparse.Namespace) -> int:
         )
         return problem
 
-    with ThreadPoolExecutor(options.jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         problems = [problem for problem in pool.map(execute, [*chosen, "start"]) if problem]
-    if options.adopt:
-        adopted = store.adopt(store.runs_dir(), store.record_dir())
-        say(f"adopted {len(adopted)} runs into {store.record_dir()}")
     results = _write(chosen, profile.name, options.seeds, "record" if options.adopt else "build")
     summary = ", ".join(f"{count} {word}" for word, count in verdicts.words(results).items() if count)
     say(f"verdicts of profile {profile.name}: {summary}")
@@ -92,7 +93,8 @@ def plan(options: argparse.Namespace) -> int:
         what = "stored" if stored else f"about {work.duration(work.expected_seconds([unit]))}"
         say(f"{unit.run_id}  {work.label(unit):44}  {what}")
     todo = work.pending(units)
-    say(f"{len(units)} runs, {len(todo)} to compute, about {work.duration(work.expected_seconds(todo, options.jobs))}")
+    expected = work.duration(work.expected_seconds(todo, _processes(options)))
+    say(f"{len(units)} runs, {len(todo)} to compute, about {expected}")
     return 0
 
 
@@ -111,16 +113,15 @@ def run_one(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """The scoreboard of a profile as it stands in results/."""
-    path = store.results_dir(options.profile) / "verdicts.json"
-    if not path.exists():
+    known = claims.papers()
+    for key in options.papers or ():
+        if key not in known:
+            raise ValueError(f"unknown paper {key!r}; there are {', '.join(known)}")
+    results = _results(profiles.profile(options.profile).name)
+    if results is None:
+        path = store.results_dir(options.profile) / "verdicts.json"
         raise ValueError(f"{path} is missing; run `make reproduce PROFILE={options.profile}`")
-    listing = json.loads(path.read_text(encoding="utf-8"))["verdicts"]
-    if options.papers:
-        known = claims.papers()
-        for key in options.papers:
-            if key not in known:
-                raise ValueError(f"unknown paper {key!r}; there are {', '.join(known)}")
-        listing = [verdict for verdict in listing if verdict["paper"] in options.papers]
+    listing = [verdict for verdict in results["verdicts"] if verdict["paper"] in (options.papers or known)]
     if options.claim:
         found = [verdict for verdict in listing if verdict["claim"] == options.claim]
         if not found:
@@ -140,12 +141,11 @@ def status(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Recompute tables and verdicts of every profile in results/ from the stored runs; a difference is a failure."""
-    folders = [name for name in profiles.PROFILES if (store.results_dir(name) / "verdicts.json").exists()]
-    if not folders:
+    profiles_there = {name: results for name in profiles.PROFILES if (results := _results(name))}
+    if not profiles_there:
         raise ValueError("results/ holds no profile to verify; run `make reproduce`")
     bad = 0
-    for name in folders:
-        stored = json.loads((store.results_dir(name) / "verdicts.json").read_text(encoding="utf-8"))
+    for name, stored in profiles_there.items():
         keys, seeds = stored["papers"], stored["seeds"]
         papers = [claims.load(key) for key in keys]
         differences = report.check_results(
@@ -170,6 +170,9 @@ def data(options: argparse.Namespace) -> int:
     from shrinkbook.experiments.li2017 import public
     from shrinkbook.training import download
 
+    names = [*download.ARCHIVES, "resnet56-public"]
+    if options.name not in names:
+        raise ValueError(f"unknown data set {options.name!r}; there are {', '.join(names)} (digits need no download)")
     say(str(public.fetch() if options.name == "resnet56-public" else download.fetch(options.name)))
     return 0
 
@@ -228,13 +231,26 @@ def _write(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, sourc
     """Write results/<profile>; papers reported there before stay reported."""
     from shrinkbook.experiments import catalogue
 
-    stored = store.results_dir(profile) / "verdicts.json"
-    before = json.loads(stored.read_text(encoding="utf-8"))["papers"] if stored.exists() else []
-    keys = [key for key in catalogue.papers() if key in keys or key in before]
+    before = _results(profile) or {"papers": []}
+    keys = [key for key in catalogue.papers() if key in keys or key in before["papers"]]
     papers = [claims.load(key) for key in keys]
     runs, record = _runs(keys, profile, seeds, source), _runs(keys, profile, None, "record")
     report.write_results(profile, papers, runs, record, source, seeds)
     return [verdict for paper in papers for verdict in verdicts.judge_paper(paper, runs, profile)]
+
+
+def _results(profile: str) -> dict[str, Any] | None:
+    """What results/<profile>/verdicts.json holds; None if there is none."""
+    path = store.results_dir(profile) / "verdicts.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and run `make reproduce PROFILE={profile}`"
+        ) from error
+    return found
 
 
 def _seeds(text: str) -> list[int] | None:
@@ -244,14 +260,26 @@ def _seeds(text: str) -> list[int] | None:
     return [int(word) for word in dict.fromkeys(words)] or None
 
 
+def _processes(options: argparse.Namespace) -> int:
+    """Worker processes: as asked, else as many as the machine has cores for."""
+    return options.jobs or max(1, (os.cpu_count() or 1) // profiles.profile(options.profile).threads)
+
+
 def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes; write 1, 2, ...")
     return int(text)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake is one line, not a block of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; `{self.prog} --help` says what there is")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="shrinkbook", description=__doc__)
+    parser = _Parser(prog="shrinkbook", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, *, budget: bool = True, device: bool = False) -> argparse.ArgumentParser:

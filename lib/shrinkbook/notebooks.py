@@ -54,7 +54,19 @@ def execute(source: Path, target: Path, profile: str, parameters: Mapping[str, A
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, failed = target.with_suffix(".part.ipynb"), target.with_suffix(".failed.ipynb")
-    command = [sys.executable, "-m", "papermill", str(source), str(part), "-k", "python3", "--cwd", str(folder())]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(source),
+        str(part),
+        "-k",
+        "python3",
+        "-l",
+        "python",
+        "--cwd",
+        str(folder()),
+    ]
     command += [
         "--no-progress-bar",
         "--execution-timeout",

@@ -72,8 +72,9 @@ class Unit:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def find(self, folder: Path) -> dict[str, Any] | None:
-        """The stored run, if the folder holds it."""
-        return store.find(folder, self.experiment.name, self.run_id)
+        """The stored run, if the folder holds it; what profiles share (counting does) is each one's own."""
+        stored = store.find(folder, self.experiment.name, self.run_id)
+        return stored and {**stored, "profile": self.profile}
 
     @property
     def checkpoint(self) -> Path:

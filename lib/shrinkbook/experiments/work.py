@@ -6,6 +6,7 @@ process dies, however suddenly, a worker finishes and stores the run it is at an
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -48,7 +49,9 @@ def compute(units: Sequence[Unit], jobs: int, device: str, say: Say) -> dict[str
         f"{duration(expected_seconds(todo, jobs))} on {jobs} process{'es' if jobs > 1 else ''}"
     )
     queue = _Queue(todo, say)
-    threads = [threading.Thread(target=_serve, args=(queue, profile, device, say)) for _ in range(min(jobs, len(todo)))]
+    arguments = (queue, profile, device, say)
+    # Daemons: after Ctrl-C nobody hands out further units, and the command ends at once.
+    threads = [threading.Thread(target=_serve, args=arguments, daemon=True) for _ in range(min(jobs, len(todo)))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -130,25 +133,30 @@ def _serve(queue: _Queue, profile: str, device: str, say: Say) -> None:
                 text=True,
                 env={**os.environ, **profiles.environment(profile)},
             )
-        assert worker.stdin and worker.stdout
-        started, error = time.monotonic(), "its process ended without a word"
-        try:
-            worker.stdin.write(json.dumps({"experiment": unit.experiment.name, "seed": unit.seed}) + "\n")
-            worker.stdin.flush()
-            for line in worker.stdout:
-                answer = json.loads(line)
-                if answer["event"] == "progress":
-                    say(f"    {label(unit)}: {answer['text']}")
-                else:
-                    error = answer["text"]
-                    break
-        except BrokenPipeError:
-            pass  # told by the error text above
+        started = time.monotonic()
+        error = _ask(worker, unit, say)
+        if error is None:
+            worker.communicate()  # its pipe closes before it is gone: wait, or the next unit would go to a dead process
+            error, worker = f"its process ended with status {worker.returncode}", None
         queue.finish(unit, error or None, time.monotonic() - started)
     if worker:
-        assert worker.stdin
-        worker.stdin.close()
-        worker.wait()
+        worker.communicate()
+
+
+def _ask(worker: subprocess.Popen[str], unit: Unit, say: Say) -> str | None:
+    """Have a worker compute a unit: why it failed, empty when the run is stored, None when the worker died."""
+    assert worker.stdin and worker.stdout
+    try:
+        worker.stdin.write(json.dumps({"experiment": unit.experiment.name, "seed": unit.seed}) + "\n")
+        worker.stdin.flush()
+        for line in worker.stdout:
+            answer = json.loads(line)
+            if answer["event"] != "progress":
+                return str(answer["text"])
+            say(f"    {label(unit)}: {answer['text']}")
+    except BrokenPipeError:
+        pass
+    return None
 
 
 def _work(profile: str, device: str) -> None:
@@ -156,6 +164,7 @@ def _work(profile: str, device: str) -> None:
     from shrinkbook.experiments.catalogue import EXPERIMENTS
     from shrinkbook.experiments.run import ensure, unit
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a page of traceback
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not enter the protocol
     last = time.monotonic()
@@ -174,6 +183,7 @@ def _work(profile: str, device: str) -> None:
 
     for line in sys.stdin:
         asked: Mapping[str, Any] = json.loads(line)
+        last = time.monotonic()
         try:
             ensure(unit(EXPERIMENTS, asked["experiment"], profile, asked["seed"]), device, progress)
             tell("done", "")

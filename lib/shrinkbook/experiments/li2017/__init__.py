@@ -114,14 +114,6 @@ _ALL = [
     *_paper_recipe("resnet56", "ResNet-56", ["ResNet-56-pruned-A", "ResNet-56-pruned-B"], 0.5),
     *_paper_recipe("resnet110", "ResNet-110", ["ResNet-110-pruned-A", "ResNet-110-pruned-B"], 1.0),
     Experiment(
-        "li2017.vgg16_20ep", baseline, _cifar("VGG-16", schedule="20 epochs", recipe={**HE2016, "epochs": 20}),
-        seeds={"standard": 1}, seconds={"standard": 2400},
-    ),
-    Experiment(
-        "li2017.vgg16_20ep_scan", vgg_scan, _cifar("VGG-16", schedule="20 epochs", ratios=FIVE, criteria=EVERY),
-        parents=("li2017.vgg16_20ep",), seeds={"standard": 1}, seconds={"standard": 1500},
-    ),
-    Experiment(
         "li2017.resnet56_public_scan", public_scan,
         _cifar("ResNet-56", schedule="public weights", ratios=COARSE, criteria=ORDER),
         seeds={"standard": 1}, seconds={"standard": 2400},
