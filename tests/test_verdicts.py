@@ -380,7 +380,7 @@ def pack(counts):
 def fixed_run(arrays, configs=1, **extra):
     names = ("smallest", "random", "largest")
     images = {"order": {name: pack(array) for name, array in zip(names, arrays, strict=True)}}
-    measured = {"per_image_configs": {f"order.{name}": configs for name in names}}
+    measured = {"per_image_configs": {"order": dict.fromkeys(names, configs)}}
     return make_run(fixed_network=True, per_image=images, measurements=measured, **extra)
 
 

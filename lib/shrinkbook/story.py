@@ -54,9 +54,18 @@ class Story:
         wanted = [run.unit(catalogue.EXPERIMENTS, name, self.profile, seed, settings) for seed in seeds]
         return [run.ensure(unit, self.device) for unit in wanted]
 
-    def everything(self) -> list[dict[str, Any]]:
-        """All runs of the paper at this budget, stored or computed now."""
-        return [run.ensure(unit, self.device) for unit in self._units()]
+    def everything(self, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+        """All runs of the paper at this budget, stored or computed now.
+
+        Args:
+            say: told of every run that has to be computed, before and while it is.
+        """
+        runs = []
+        for unit in self._units():
+            if say and work.pending([unit]):
+                say(f"{work.label(unit)}, about {work.duration(work.expected_seconds([unit]))}")
+            runs.append(run.ensure(unit, self.device))
+        return runs
 
     def record(self) -> list[dict[str, Any]]:
         """The committed runs of the same experiments."""
@@ -86,10 +95,16 @@ class Story:
 
     def structural(self, table: str) -> pd.DataFrame:
         """Cells of a printed table that need no training: printed, ours with two more digits, whether they agree."""
+        judged = [claim for claim in self.paper.claims if claim.kind == "structural"]
+        runs = [
+            found
+            for name in sorted({name for claim in judged for name in claim.experiments})
+            for found in self.runs(name)
+        ]
         rows = [
             [cell["cell"].split("/")[1:], cell["printed"], cell["ours"], cell["word"]]
-            for verdict in verdicts.judge_paper(self.paper, self.everything(), self.profile)
-            for cell in verdict["cells"] or ()
+            for claim in judged
+            for cell in verdicts.judge(claim, self.paper, runs, self.profile)["cells"]
             if cell["cell"].startswith(f"{table}/")
         ]
         ours = [report.format_like(value, printed, extra=2) for _, printed, value, _ in rows]

@@ -151,9 +151,9 @@ def budget(got: Sample) -> str:
 
 def per_image(run: Run, path: str) -> np.ndarray:
     """Percent correct of each image: counts over configurations, divided by their number."""
-    configs = run["measurements"].get("per_image_configs", {}).get(path)
+    configs = dig(run["measurements"], f"per_image_configs.{path}")
     if not isinstance(configs, int) or configs < 1:
-        raise EvidenceError(f"run {run['run_id']}: measurements per_image_configs['{path}'] must be a count from 1 up")
+        raise EvidenceError(f"run {run['run_id']}: measurements per_image_configs.{path} must be a count from 1 up")
     try:
         packed = zlib.decompress(base64.b64decode(dig(run["per_image"], path), validate=True))
     except (ValueError, TypeError, zlib.error) as error:
