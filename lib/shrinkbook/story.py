@@ -123,6 +123,12 @@ class Story:
         judged = verdicts.judge_paper(self.paper, self.everything(), self.profile)
         return report.scoreboard([v for v in judged if not kinds or v["kind"] in kinds]).set_index("claim")
 
+    def stable(self) -> pd.Series:
+        """The words of the order and trend claims whose gap is too wide for a processor to change them."""
+        judged = verdicts.judge_paper(self.paper, self.everything(), self.profile)
+        words = {v["claim"]: v["verdict"] for v in judged if v["stable"] and v["kind"] in verdicts.MECHANISM}
+        return pd.Series(words, name="verdict", dtype=object).rename_axis("claim")
+
     def reasons(self) -> pd.DataFrame:
         """Why each claim got its word."""
         judged = verdicts.judge_paper(self.paper, self.everything(), self.profile)
