@@ -1,0 +1,39 @@
+"""AlexNet for ImageNet in the form distributed with Caffe: two groups in conv2, conv4 and conv5, input 227x227."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+
+def alexnet(classes: int = 1000) -> nn.Sequential:
+    """Krizhevsky et al. 2012: 724,406,816 multiply-accumulates and 60,954,656 weights at (3, 227, 227).
+
+    Layers carry Caffe's names, ``conv1`` to ``conv5`` and ``fc6`` to ``fc8``; ``fc6`` reads a map of (256, 6, 6).
+    """
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 96, 11, stride=4),
+            relu1=nn.ReLU(inplace=True),
+            norm1=nn.LocalResponseNorm(5),
+            pool1=nn.MaxPool2d(3, stride=2),
+            conv2=nn.Conv2d(96, 256, 5, padding=2, groups=2),
+            relu2=nn.ReLU(inplace=True),
+            norm2=nn.LocalResponseNorm(5),
+            pool2=nn.MaxPool2d(3, stride=2),
+            conv3=nn.Conv2d(256, 384, 3, padding=1),
+            relu3=nn.ReLU(inplace=True),
+            conv4=nn.Conv2d(384, 384, 3, padding=1, groups=2),
+            relu4=nn.ReLU(inplace=True),
+            conv5=nn.Conv2d(384, 256, 3, padding=1, groups=2),
+            relu5=nn.ReLU(inplace=True),
+            pool5=nn.MaxPool2d(3, stride=2),
+            flatten=nn.Flatten(1),
+            fc6=nn.Linear(256 * 6 * 6, 4096),
+            relu6=nn.ReLU(inplace=True),
+            drop6=nn.Dropout(0.5),
+            fc7=nn.Linear(4096, 4096),
+            relu7=nn.ReLU(inplace=True),
+            drop7=nn.Dropout(0.5),
+            fc8=nn.Linear(4096, classes),
+        )
+    )

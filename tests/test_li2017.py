@@ -1,0 +1,341 @@
+"""Pruning Filters for Efficient ConvNets: its numbers without training, its experiments at small budgets."""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shrinkbook.evidence import claims, samples, store, verdicts
+from shrinkbook.evidence.store import dig
+from shrinkbook.experiments import catalogue, run
+from shrinkbook.experiments.li2017 import EXPERIMENTS, public
+from shrinkbook.experiments.li2017.models import NETS, PRUNED
+from shrinkbook.experiments.li2017.scan import border_blocks, note_images
+from shrinkbook.measure.cost import cost
+from shrinkbook.methods.filter_pruning import compress, couplings_of, select, slim
+from shrinkbook.nets import resnet_cifar
+from shrinkbook.training.data import DataError
+
+PAPER = claims.load("li2017")
+
+
+def even(first: int, last: int, *skipped: int) -> list[int]:
+    """First layers of the blocks between two layer numbers."""
+    return [number for number in range(first, last + 1, 2) if number not in skipped]
+
+
+# Filters before and after, with the layers they are left in; section 4 of the paper and the printed FLOP.
+KEPT = {
+    "VGG-16-pruned-A": {(64, 32): [1], (512, 256): [8, 9, 10, 11, 12, 13]},
+    "ResNet-56-pruned-A": {
+        (16, 14): even(2, 18, 16), (32, 28): even(20, 36, 20), (64, 57): even(38, 54, 38, 54),
+    },
+    "ResNet-56-pruned-B": {
+        (16, 6): even(2, 18, 16, 18), (32, 22): even(20, 36, 20, 34), (64, 57): even(38, 54, 38, 54),
+    },
+    "ResNet-110-pruned-A": {(16, 8): even(2, 36, 36)},
+    "ResNet-110-pruned-B": {
+        (16, 8): even(2, 36, 36), (32, 19): even(38, 72, 38), (64, 44): even(74, 108, 74),
+    },
+    "ResNet-34-pruned-A": {(64, 44): [4, 6], (128, 89): [10, 12], (256, 179): [18, 20, 22, 24]},
+    "ResNet-34-pruned-B": {(64, 32): [4, 6], (128, 51): [10, 12], (256, 153): [18, 20, 22, 24]},
+}  # fmt: skip
+
+# Multiply-accumulates and weights of convolutions and linear layers, ResNet-34 without its projections; by hand.
+EXACT = {
+    "VGG-16": (313_463_808, 14_977_728),
+    "VGG-16-pruned-A": (206_279_680, 5_390_176),
+    "ResNet-56": (125_485_696, 848_944),
+    "ResNet-56-pruned-A": (112_435_840, 769_456),
+    "ResNet-56-pruned-B": (90_907_264, 732_016),
+    "ResNet-110": (252_887_680, 1_719_856),
+    "ResNet-110-pruned-A": (212_779_648, 1_680_688),
+    "ResNet-110-pruned-B": (155_124_352, 1_161_712),
+    "ResNet-34": (3_644_493_824, 21_607_616),
+    "ResNet-34-pruned-A": (3_080_916_992, 19_962_560),
+    "ResNet-34-pruned-B": (2_763_001_856, 19_280_576),
+    "ResNet-34-pruned-C": (3_374_446_592, 20_050_112),
+}
+
+# Seed 0 of every digits experiment; baselines and the VGG's scan in full, the rest at less than their own budget.
+ONE_EPOCH = {"epochs": 1, "batch": 32, "lr": 0.01}
+SCRATCH = {"epochs": 2, "batch": 32, "lr": 0.1}
+BUDGETS: dict[str, dict[str, Any]] = {
+    "li2017.cost": {},
+    "li2017.wall_clock": {"rounds": 1},
+    "li2017.digits_vgg": {},
+    "li2017.digits_vgg_scan": {},
+    "li2017.digits_vgg_retrain": {
+        "retrain": ONE_EPOCH, "scratch": SCRATCH, "iterative_epochs": 1, "layer_ratios": [0.5], "layer_epochs": 1,
+    },
+    "li2017.digits_resnet": {},
+    "li2017.digits_resnet_scan": {"ratios": [0.5]},
+    "li2017.digits_resnet_retrain": {"retrain": ONE_EPOCH, "scratch": SCRATCH},
+    "li2017.digits_projection": {},
+    "li2017.digits_projection_scan": {"ratios": [0.5]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, dict[str, Any]]:
+    """Runs by experiment, in the session's store."""
+    units = {name: run.unit(EXPERIMENTS, name, "quick", 0, changes) for name, changes in BUDGETS.items()}
+    return {name: run.ensure(unit) for name, unit in units.items()}
+
+
+# without training
+
+
+def layers_of(kept: dict[tuple[int, int], list[int]]) -> dict[str, tuple[int, int]]:
+    return {f"conv_{number}": widths for widths, numbers in kept.items() for number in numbers}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_named_models_keep_the_papers_filters(name: str) -> None:
+    _, report = compress(NETS[PRUNED[name].net](), PRUNED[name].ratios)
+    assert {layer: (report["before"][layer], report["after"][layer]) for layer in report["after"]} == layers_of(
+        KEPT[name]
+    )
+
+
+def test_resnet_34_c_loses_maps_of_its_third_stage() -> None:
+    smaller, report = compress(NETS["ResNet-34"](), PRUNED["ResNet-34-pruned-C"].ratios)
+    assert (report["before"], report["after"]) == ({"stage_3": 256}, {"stage_3": 204})
+    outputs = [layer.output[0] for layer in cost(smaller, (3, 224, 224)).layers]
+    assert outputs.count(204) == 7  # six second layers and the shortcut
+
+
+def test_every_printed_pruned_model_is_tested() -> None:
+    named = {row for row in PAPER.tables["table1"].rows if "pruned" in row and "scratch" not in row}
+    assert named == {*KEPT, "ResNet-34-pruned-C"}
+    assert named | {name for name in PRUNED if name.startswith("digits")} == set(PRUNED)
+
+
+def test_cost_is_exact_and_fills_every_structural_cell(runs: dict[str, dict[str, Any]]) -> None:
+    table = runs["li2017.cost"]["cells"]["table1"]
+    assert {row: (cells["flop"], cells["params"]) for row, cells in table.items()} == EXACT
+    for claim in PAPER.claims:
+        if claim.kind == "structural":
+            missing = [c.address for c in PAPER.cells(claim) if samples.cell_value(runs["li2017.cost"], c) is None]
+            assert missing == [], claim.id
+
+
+def test_structural_claims_are_reproduced_or_close_where_the_arithmetic_says_so(runs: dict[str, Any]) -> None:
+    for profile in ("quick", "standard", "paper"):
+        found = run.unit(EXPERIMENTS, "li2017.cost", profile, 0).find(store.runs_dir())
+        assert found is not None
+        words = {v["claim"]: v for v in verdicts.judge_paper(PAPER, [found], profile) if v["kind"] == "structural"}
+        assert {claim: verdict["verdict"] for claim, verdict in words.items()} == {
+            **dict.fromkeys(words, "reproduced"), "li2017.4e": "close",
+        }  # fmt: skip
+        assert len(words) == 6
+        off = [cell["cell"] for cell in words["li2017.4e"]["cells"] if cell["word"] != "reproduced"]
+        assert off == ["table1/ResNet-34-pruned-C/flop_pruned"]
+
+
+def test_sensitive_blocks_of_resnet_56_and_their_likes() -> None:
+    assert border_blocks(couplings_of(resnet_cifar(56))) == ["conv_20", "conv_38", "conv_54"]
+    assert border_blocks(couplings_of(resnet_cifar(110))) == ["conv_38", "conv_74", "conv_108"]
+    assert border_blocks(couplings_of(NETS["digits ResNet"]())) == ["conv_8", "conv_14", "conv_18"]
+
+
+# claims and experiments
+
+
+def paths_of(claim: claims.Claim) -> list[str]:
+    """The measurements that a claim reads."""
+    trend = [claim.trend["x"], claim.trend["y"]] if claim.trend else []
+    return [*claim.order, *([claim.gap] if claim.gap else []), *trend]
+
+
+def test_every_claim_gets_a_word_and_a_reason(runs: dict[str, dict[str, Any]]) -> None:
+    for found in (list(runs.values()), []):
+        judged = verdicts.judge_paper(PAPER, found, "quick")
+        assert [verdict["claim"] for verdict in judged] == [claim.id for claim in PAPER.claims]
+        assert all(verdict["verdict"] in verdicts.WORDS and verdict["reason"] for verdict in judged)
+    numbers = {claim.number for claim in PAPER.claims}
+    assert numbers == set(range(1, 18))
+
+
+def test_claims_name_experiments_that_exist_or_what_they_would_cost() -> None:
+    for claim in PAPER.claims:
+        unknown = [name for name in claim.experiments if name not in catalogue.EXPERIMENTS]
+        assert not unknown or claim.cost, f"{claim.id} names {unknown} without a cost"
+        assert claim.experiments, claim.id
+
+
+@pytest.mark.parametrize("name", [name for name in BUDGETS if not name.endswith(("vgg", "resnet", "projection"))])
+def test_experiments_on_digits_measure_what_their_claims_read(name: str, runs: dict[str, dict[str, Any]]) -> None:
+    readers = [claim for claim in PAPER.claims if name in claim.experiments]
+    assert readers, f"no claim reads {name}"
+    for claim in readers:
+        for path in paths_of(claim):
+            value = dig(runs[name]["measurements"], path)
+            assert value is not None, f"{claim.id} reads {path}, which {name} does not measure"
+            assert np.isfinite(value).all(), (claim.id, path)
+        if not paths_of(claim):
+            assert any(samples.cell_value(runs[name], cell) is not None for cell in PAPER.cells(claim)), claim.id
+
+
+def test_every_experiment_of_quick_is_tested_here() -> None:
+    assert set(BUDGETS) == {name for name, experiment in EXPERIMENTS.items() if "quick" in experiment.configs}
+
+
+# mechanisms on digits, seed 0
+
+
+def test_baselines_on_digits_are_good_but_not_saturated(runs: dict[str, dict[str, Any]]) -> None:
+    for name in ("li2017.digits_vgg", "li2017.digits_resnet", "li2017.digits_projection"):
+        assert runs[name]["status"] == "finished"
+        assert 90 < runs[name]["stages"]["original"]["accuracy"]["last"] < 99, name
+        assert runs[name]["cells"] == {}  # digits never stand in for a printed error
+
+
+def test_smallest_over_random_over_largest(runs: dict[str, dict[str, Any]]) -> None:
+    order = runs["li2017.digits_vgg_scan"]["measurements"]["order"]
+    assert order["smallest"] > order["random"] > order["largest"]
+
+
+def test_retraining_recovers(runs: dict[str, dict[str, Any]]) -> None:
+    for name in ("li2017.digits_vgg_retrain", "li2017.digits_resnet_retrain"):
+        found = runs[name]["measurements"]["retrain"]
+        assert found["tuned"] > found["slimmed"] + 5, name
+        (pruned,) = runs[name]["measurements"]["kept"]
+        stages = runs[name]["stages"]
+        assert stages[f"{pruned} tuned"]["mac"] == stages[f"{pruned} scratch"]["mac"] < stages["original"]["mac"]
+
+
+def test_a_scan_measures_what_surgery_gives(runs: dict[str, dict[str, Any]]) -> None:
+    parent = run.unit(EXPERIMENTS, "li2017.digits_vgg", "quick", 0)
+    child = run.unit(EXPERIMENTS, "li2017.digits_vgg_scan", "quick", 0)
+    context = run.Context(child, "cpu", {}, lambda message: None)
+    digits = context.load_data()
+    assert parent.checkpoint.exists()
+    model = context.load_parent(NETS["digits VGG"]()).eval()
+    found = runs["li2017.digits_vgg_scan"]["measurements"]
+    assert context.accuracy(model) == runs["li2017.digits_vgg"]["stages"]["original"]["accuracy"]["last"]
+    one_image = 100 / len(digits.y_test)
+    for layer, ratio in (("conv_1", 0.3), ("conv_4", 0.5), ("conv_7", 0.6)):
+        smaller = slim(model, select(model, {layer: ratio}))
+        scanned = found["scan"]["smallest"][layer][found["ratios"].index(ratio)]
+        assert scanned == pytest.approx(context.accuracy(smaller), abs=one_image + 0.001)
+
+
+# per image, public weights
+
+
+def test_right_answers_per_image_come_back_from_the_run_file() -> None:
+    unit = run.unit(EXPERIMENTS, "li2017.resnet56_public_scan", "standard", 0)
+    context = run.Context(unit, "cpu", {}, lambda message: None)
+    counts = [torch.tensor([0, 1, 5, 3]), torch.tensor([5, 1, 5, 0])]  # two layers, five ratios each
+    note_images(context, "order.smallest", counts, ratios=5)
+    stored = {"run_id": unit.run_id, "measurements": context.measurements, "per_image": context.per_image}
+    assert samples.per_image(stored, "order.smallest").tolist() == [50.0, 20.0, 100.0, 30.0]
+    assert zlib.decompress(base64.b64decode(context.per_image["order"]["smallest"])) == bytes([5, 2, 10, 3])
+
+
+Small = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def small_cifar(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    """Runs an experiment of profile standard on 24 images of noise, with a random network as the public one."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8), np.arange(24) % 10
+    monkeypatch.setenv("SHRINKBOOK_DATA", str(scratch))
+    np.savez(scratch / "cifar10.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    path = public.checkpoint_path()
+    path.parent.mkdir()
+    torch.manual_seed(0)
+    state = {f"module.{name}": value for name, value in resnet_cifar(56).state_dict().items()}
+    torch.save({"state_dict": state}, path)
+    monkeypatch.setattr(public, "SHA256_START", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+
+    def compute(name: str, changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        small = {}
+        for key, one in EXPERIMENTS.items():
+            if "standard" in one.configs:
+                config = {**one.configs["standard"], "threads": 1, "dtype": "float32", **changes.get(key, {})}
+                small[key] = replace(one, configs={"standard": config})
+        return run.ensure(run.unit(small, name, "standard", 0), "cpu")
+
+    return compute
+
+
+def test_public_experiments_measure_what_their_claims_read(small_cifar: Small) -> None:
+    name = "li2017.resnet56_public_scan"
+    scan = small_cifar(name, {name: {"ratios": [0.5]}})
+    name = "li2017.resnet56_public_retrain_2ep"
+    tuned = small_cifar(name, {name: {"models": ["ResNet-56-pruned-B"], "retrain": ONE_EPOCH}})
+    for found in (scan, tuned):
+        assert found["fixed_network"] is True
+        for claim in PAPER.claims:
+            if found["experiment"] not in claim.experiments:
+                continue
+            assert all(dig(found["measurements"], path) is not None for path in paths_of(claim)), claim.id
+            verdict = verdicts.judge(claim, PAPER, [found], "standard")
+            assert verdict["experiment"] == found["experiment"]
+            assert verdict["scope"].startswith("this network only")
+            if claim.kind == "order":
+                assert verdict["n"] == 24, (claim.id, verdict["reason"])  # images
+    images = samples.per_image(scan, "order.smallest")
+    assert images.mean() == pytest.approx(scan["measurements"]["order"]["smallest"])
+    assert scan["measurements"]["selection"] == "test"
+    errors = tuned["cells"]["table1"]
+    assert errors["ResNet-56"]["error"] == pytest.approx(100 - tuned["measurements"]["retrain"]["original"])
+    assert errors["ResNet-56-pruned-B"]["error"] == pytest.approx(100 - tuned["measurements"]["retrain"]["tuned"])
+
+
+def test_the_papers_recipe_gives_the_errors_its_claims_read(small_cifar: Small) -> None:
+    name = "li2017.resnet56_retrain"
+    recipes = {"retrain": ONE_EPOCH, "scratch": ONE_EPOCH}
+    found = small_cifar(name, {"li2017.resnet56": {"recipe": ONE_EPOCH}, name: recipes})
+    (base,) = store.runs(store.runs_dir(), "li2017.resnet56")
+    rows = ["ResNet-56", "ResNet-56-pruned-A", "ResNet-56-pruned-A scratch-train"]
+    rows += ["ResNet-56-pruned-B", "ResNet-56-pruned-B scratch-train"]
+    assert {row: list(cells) for row, cells in found["cells"]["table1"].items()} == dict.fromkeys(rows, ["error"])
+    assert found["cells"]["table1"]["ResNet-56"] == base["cells"]["table1"]["ResNet-56"]
+    judged = {**found, "config": {**found["config"], "schedule": "paper"}}
+    paired = [verdicts.judge(PAPER.claim(name), PAPER, [judged], "standard") for name in ("li2017.2b", "li2017.2c")]
+    errors = {row: cells["error"] for row, cells in found["cells"]["table1"].items()}
+    assert [verdict["ours"] for verdict in paired] == [
+        pytest.approx(errors[f"ResNet-56-pruned-{model}"] - errors["ResNet-56"]) for model in "AB"
+    ]
+
+
+def test_gpu_budgets_cover_what_their_claims_read() -> None:
+    twins = {experiment.function: name for name, experiment in EXPERIMENTS.items() if name in BUDGETS}
+    for claim in PAPER.claims:
+        for name in claim.experiments:
+            if name not in EXPERIMENTS or not EXPERIMENTS[name].gpu:
+                continue
+            config = EXPERIMENTS[name].configs["standard"]
+            if claim.kind == "delta" and not claim.gap:
+                rows = [cell.row for cell in PAPER.cells(claim)]
+                assert set(rows) <= {config["net"], *config["models"]}, (claim.id, name)
+            elif "retrain.scratch" in claim.order:
+                assert config["scratch"] and config["models"][-1] == PAPER.cells(claim)[0].row, (claim.id, name)
+            elif name.endswith("_scan"):  # the same function runs on digits, above
+                twin = EXPERIMENTS[twins[EXPERIMENTS[name].function]].configs["quick"]
+                assert set(twin["criteria"]) <= set(config["criteria"]), (claim.id, name)
+                assert {0.5, 0.6, 0.8, 0.9} <= set(config["ratios"]), (claim.id, name)
+
+
+def test_public_weights_that_are_missing_or_damaged(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHRINKBOOK_DATA", str(scratch))
+    path = scratch / "checkpoints" / "resnet56-4bfd9763.th"
+    with pytest.raises(DataError) as caught:
+        public.public_resnet56()
+    assert str(caught.value) == f"{path} is missing: run `make data DATA=resnet56-public`"
+    path.parent.mkdir()
+    path.write_bytes(b"half a file")
+    with pytest.raises(DataError) as caught:
+        public.public_resnet56()
+    assert str(caught.value) == f"{path} is damaged: delete it and run `make data DATA=resnet56-public`"
