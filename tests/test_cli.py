@@ -38,20 +38,21 @@ def counted() -> dict[str, object]:
 
 @pytest.fixture
 def house(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of the same papers with an empty record: what the real record holds must not decide these tests."""
+    """A repository of one paper, of which only the counting runs, with an empty record: what the real one holds must
+    not decide these tests."""
     folder = scratch / "house"
     (folder / "results" / "record").mkdir(parents=True)
     shutil.copytree(store.papers_dir(), folder / "data" / "papers")
     monkeypatch.setattr(store, "root", lambda: folder)
+    name = "li2017.cost"
+    monkeypatch.setattr(catalogue, "PAPERS", {"li2017": {name: catalogue.EXPERIMENTS[name]}})
     (folder / "README.md").write_text(report.readme_block(f"# House\n{report.BEGIN}\n{report.END}\n", cli._front()))
     return folder
 
 
 @pytest.fixture
 def reproduced(house: Path, counted: dict[str, object], monkeypatch: pytest.MonkeyPatch, shrinkbook: Cli) -> Path:
-    """The results folder after `reproduce` of the paper's counting alone, notebooks left out (they have own tests)."""
-    only = {name: one for name, one in catalogue.PAPERS["li2017"].items() if name == "li2017.cost"}
-    monkeypatch.setitem(catalogue.PAPERS, "li2017", only)
+    """The results folder after `reproduce`, notebooks left out (they have tests of their own)."""
     monkeypatch.setattr(notebooks, "execute", lambda *arguments: None)
     store.write(counted, store.runs_dir())
     assert shrinkbook("reproduce")[0] == 0
@@ -65,9 +66,9 @@ MISTAKES = {
     "reproduce --profile nonsense --jobs 2": "unknown profile 'nonsense'; there are quick, standard, paper",
     "status --profile nonsense": "unknown profile 'nonsense'; there are quick, standard, paper",
     "run li2017.cost --profile nonsense": "unknown profile 'nonsense'; there are quick, standard, paper",
-    "plan --papers nobody2020": "unknown paper 'nobody2020'; there are li2017",
-    "reproduce --papers nobody2020": "unknown paper 'nobody2020'; there are li2017",
-    "status --papers nobody2020": "unknown paper 'nobody2020'; there are li2017",
+    "plan --papers nobody2020": "unknown paper 'nobody2020'; there are ",
+    "reproduce --papers nobody2020": "unknown paper 'nobody2020'; there are ",
+    "status --papers nobody2020": "unknown paper 'nobody2020'; there are ",
     "run li2017.nothing": "unknown experiment 'li2017.nothing'; there are li2017.cost,",
     "run li2017.vgg16": "li2017.vgg16 has no budget in profile quick; it runs in standard",
     "run li2017.cost --seed -1": "seed -1 is negative; use 0, 1, 2, ...",

@@ -73,7 +73,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "li2017.digits_vgg": {},
     "li2017.digits_vgg_scan": {},
     "li2017.digits_vgg_retrain": {
-        "retrain": ONE_EPOCH, "scratch": SCRATCH, "iterative_epochs": 1, "layer_ratios": [0.5], "layer_epochs": 1,
+        "retrain": ONE_EPOCH, "scratch": SCRATCH, "layer_ratios": [0.5], "layer_epochs": 1,
     },
     "li2017.digits_resnet": {},
     "li2017.digits_resnet_scan": {"ratios": [0.5]},
@@ -246,9 +246,9 @@ Small = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def small_cifar(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
-    """Runs an experiment of profile standard on 24 images of noise, with a random network as the public one."""
+    """Runs an experiment of profile standard on 12 images of noise, with a random network as the public one."""
     random = np.random.default_rng(0)
-    images, labels = random.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8), np.arange(24) % 10
+    images, labels = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), np.arange(12) % 10
     monkeypatch.setenv("SHRINKBOOK_DATA", str(scratch))
     np.savez(scratch / "cifar10.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     path = public.checkpoint_path()
@@ -284,7 +284,7 @@ def test_public_experiments_measure_what_their_claims_read(small_cifar: Small) -
             assert verdict["experiment"] == found["experiment"]
             assert verdict["scope"].startswith("this network only")
             if claim.kind == "order":
-                assert verdict["n"] == 24, (claim.id, verdict["reason"])  # images
+                assert verdict["n"] == 12, (claim.id, verdict["reason"])  # images
     images = samples.per_image(scan, "order.smallest")
     assert images.mean() == pytest.approx(scan["measurements"]["order"]["smallest"])
     assert scan["measurements"]["selection"] == "test"

@@ -87,6 +87,7 @@ def test_padding_modes_survive(mode):
 
 def test_full_rank_of_one_side_only_and_more_outputs_than_the_kernel_can_fill():
     wide = nn.Conv2d(2, 40, 3).double()  # at most 18 independent filters
+    assert layers.full_ranks((40, 2, 3, 3), 1, 1) == (18,)
     x = drawn(1, 2, 6, 6)
     for ranks in ((18,), (2, 18), (2, 40)):
         torch.testing.assert_close(layers.low_rank_conv(wide, ranks)[0](x), wide(x), rtol=1e-9, atol=1e-9)
@@ -170,9 +171,10 @@ def _left(matrix: np.ndarray, rank: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("ranks", [(3, 5), (6, 2), (1, 1), (9, 11), (10, 1), (1, 11)])
-def test_turns_improve_on_hosvd_and_reach_the_oracle(ranks):
+def test_turns_improve_on_hosvd_and_reach_the_oracle(ranks, recwarn):
     kernel = planted_kernel(14, 12, 3, (4, 6), noise=2.0)
     core, u4, u3 = layers.tucker2(kernel, ranks)
+    assert not recwarn.list  # no vectors made up for ranks that the other side cannot fill
     found = (kernel - torch.einsum("abij,ta,sb->tsij", core, u4, u3)).norm().item()
     unturned = hosvd_error(kernel.numpy(), ranks)
     assert found <= unturned + 1e-9
@@ -293,6 +295,7 @@ def test_untrained_network_is_clamped_and_shows_no_gain():
     assert conv.note == "estimated rank 0 clamped to 1"
     assert conv.compression is conv.speedup is report.compression is report.speedup is None
     assert report.clamped == ["0", "2", "5", "7", "8"]
+    assert [row.kind for row in report.layers] == ["tucker1", "tucker2", "svd", "svd", "svd"]
 
 
 def test_trained_like_network_is_compressed_where_its_weights_have_structure():

@@ -82,6 +82,7 @@ def test_exact_low_rank_has_no_noise(through):
         found = evbmf(matrix, through)
         assert (found.rank, found.noise_variance) == (5, 0.0)
     assert evbmf(torch.zeros(3, 4), through).rank == 0
+    assert evbmf(planted(8, 8, 4, 0.0), through).rank < 4  # too many of them to tell signal from noise
 
 
 def test_degenerate_shapes():

@@ -416,7 +416,7 @@ def test_fixed_network_counts_are_divided_by_their_configurations():
 
 def test_bootstrap_interval_is_about_the_normal_one():
     above, below = correct(90).astype(float) * 100, correct(80).astype(float) * 100
-    (low, high), _ = statistics.bootstrap_order(np.stack([above, below]))
+    (low, high), _ = statistics.bootstrap_steps((above - below)[None])
     error = (above - below).std() / 100
     center = (above - below).mean()
     assert (low, high) == pytest.approx((center - 1.96 * error, center + 1.96 * error), abs=0.15 * error)
@@ -428,8 +428,47 @@ def test_fixed_network_gap_needs_a_pair_of_per_image_records():
     bare = verdict(claim, [run])
     assert (bare["verdict"], bare["n"]) == ("inconclusive", 1)
     assert "one network, no per-image record" in bare["reason"]
-    pairs = {"gaps.x": ["order.smallest", "order.largest"]}
+    pairs = {"gaps.x": [["order.smallest", "order.largest"]]}
     assert verdict(claim, [run | {"per_image_pairs": pairs}])["verdict"] == "reproduced"
+    both = {"gaps.x": [["order.smallest", "order.largest"], ["order.largest", "order.random"]]}
+    assert verdict(claim, [run | {"per_image_pairs": both}])["verdict"] == "inconclusive"
+    trend = make_claim("trend", trend={"x": "a.x", "y": "a.y", "direction": 1})
+    ends = {"a.y": [["order.smallest", "order.largest"]]}
+    assert verdict(trend, [run | {"per_image_pairs": ends}])["verdict"] == "reproduced"
+
+
+def test_fixed_network_margin_must_lie_below_the_whole_interval():
+    rates = [correct(81), correct(80), correct(70)]
+    gap = verdict(make_claim("order", order=ORDER, margin=0), [fixed_run(rates)])
+    assert gap["verdict"] == "reproduced"
+    tight = make_claim("order", order=ORDER, margin=(gap["interval"][0] + gap["ours"]) / 2)
+    assert verdict(tight, [fixed_run(rates)])["verdict"] == "inconclusive"
+
+
+def test_every_layer_means_the_worst_and_the_opposite_means_all():
+    claim = make_claim("order", gap="gaps.x", margin=0)
+
+    def runs(*gaps: float) -> list:
+        return [make_run(seed, measurements={"gaps": {"x": list(gaps)}}) for seed in range(5)]
+
+    assert verdict(claim, runs(1, 2, 3))["verdict"] == "reproduced"
+    assert verdict(claim, runs(1, -2, 3))["verdict"] == "inconclusive"
+    assert verdict(claim, runs(-1, -2, -3))["verdict"] == "contradicted"
+
+
+def test_tolerance_of_claims_that_say_not_worse():
+    runs = [make_run(seed, measurements={"gaps": {"x": -0.5}}) for seed in range(5)]
+    assert verdict(make_claim("order", gap="gaps.x", margin=0), runs)["verdict"] == "contradicted"
+    assert verdict(make_claim("order", gap="gaps.x", margin=0, tolerance=1.0), runs)["verdict"] == "reproduced"
+    assert verdict(make_claim("order", gap="gaps.x", margin=0, tolerance=0.4), runs)["verdict"] == "contradicted"
+
+
+def test_an_experiment_with_enough_runs_goes_before_one_with_too_few():
+    claim = make_claim("order", gap="gaps.x", margin=0, experiments=("toy2020.first", "toy2020.second"))
+    few = [make_run(seed, experiment="toy2020.first", measurements={"gaps": {"x": -1.0}}) for seed in range(3)]
+    many = [make_run(seed, experiment="toy2020.second", measurements={"gaps": {"x": 1.0}}) for seed in range(5)]
+    assert verdict(claim, [*few, *many])["experiment"] == "toy2020.second"
+    assert verdict(claim, few)["verdict"] == "inconclusive"
 
 
 # all kinds

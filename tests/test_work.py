@@ -75,8 +75,8 @@ def toys(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experiment
     return module.EXPERIMENTS
 
 
-def units(toys: Mapping[str, Experiment], *names: str, seeds: int = 1) -> list[Unit]:
-    return [unit(toys, f"toy2020.{name}", "quick", seed) for name in names for seed in range(seeds)]
+def units(toys: Mapping[str, Experiment], *names: str) -> list[Unit]:
+    return [unit(toys, f"toy2020.{name}", "quick", 0) for name in names]
 
 
 def results(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,13 +170,6 @@ def test_what_fails_stops_nothing_else(toys: dict[str, Experiment], capfd: pytes
     assert "in raises" in errors  # a bug comes with its place,
     assert "in refuses" not in errors  # a mistake of the user without
     assert "not JSON" in errors and "nor this" in errors
-
-
-def test_a_worker_that_dies_fails_its_unit_only(toys: dict[str, Experiment]) -> None:
-    mixed = sorted(units(toys, "dies", "good", seeds=2), key=lambda one: one.seed)  # dies, good, dies, good
-    failed = work.compute(mixed, 1, "cpu", lambda line: None)
-    assert sorted(failed) == ["toy2020.dies seed 0", "toy2020.dies seed 1"]
-    assert finished() == ["toy2020.good", "toy2020.good"]
 
 
 def test_missing_data_fails_those_who_need_it(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("where", "experiments", "order"), list),
     "number": int,
     "margin": (int, float),
+    "tolerance": (int, float),
     "trend": dict,
     "stable": bool,
 }
@@ -113,7 +114,10 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of a paper and the rule that judges it; the kind says which keys the rule needs."""
+    """One sentence of a paper and the rule that judges it; the kind says which keys the rule needs.
+
+    `tolerance` is for orders of the form "not worse": the gap counts from that much below zero.
+    """
 
     paper: str
     id: str
@@ -130,6 +134,7 @@ class Claim:
     order: tuple[str, ...] = ()
     gap: str | None = None
     trend: Trend | None = None
+    tolerance: float | None = None
     printed: str | None = None
     source_status: str | None = None
     cost: str = ""
@@ -373,8 +378,8 @@ def _rule(here: str, paper: Paper, claim: Claim) -> None:
     }[kind]
     if kind == "order" and bool(claim.order) == (claim.gap is not None):
         raise PaperError(f"{here}: an order claim has either 'order' or 'gap', not both and not neither")
-    optional = set() if kind == "structural" else {"requires"}
-    for key in ("margin", "better", "requires", "order", "gap", "trend"):
+    optional = {"structural": set(), "order": {"requires", "tolerance"}}.get(kind, {"requires"})
+    for key in ("margin", "better", "requires", "order", "gap", "trend", "tolerance"):
         given = getattr(claim, key) not in (None, ())
         if key in needs and not given:
             raise PaperError(f"{here}: the key '{key}' is missing; a {kind} claim needs it")
@@ -384,6 +389,8 @@ def _rule(here: str, paper: Paper, claim: Claim) -> None:
         raise PaperError(f"{here}: better '{claim.better}' is unknown; use lower or higher")
     if claim.margin is not None and not 0 <= claim.margin < float("inf"):
         raise PaperError(f"{here}: margin {claim.margin} must be a number from 0 up")
+    if claim.tolerance is not None and not 0 < claim.tolerance < float("inf"):
+        raise PaperError(f"{here}: tolerance {claim.tolerance} must be positive; leave it out for a strict order")
     if claim.order and (len(claim.order) < 2 or not all(isinstance(path, str) and path for path in claim.order)):
         raise PaperError(f"{here}: 'order' needs at least two paths, best first")
     if claim.trend is not None:

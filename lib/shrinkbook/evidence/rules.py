@@ -6,6 +6,7 @@ Each rule takes the runs that may judge a claim and returns its part of the verd
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,9 @@ def mechanism(claim: Claim, paper: Paper, chosen: list[Run]) -> Verdict:
 
 
 def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
-    """One gap a seed: the smallest of the claimed order; reversed only if the largest is negative too."""
+    """One gap a seed: the smallest of the claimed order, or of the list of gaps that a claim about "every layer" reads;
+    reversed only if the largest is negative too."""
+    tolerance = claim.tolerance or 0.0
 
     def extremes(run: Run) -> tuple[float, float] | None:
         if claim.trend is not None:
@@ -164,11 +167,15 @@ def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
                 return None
             change = claim.trend["direction"] * statistics.change_over_range(x, y)
             return change, change
+        if claim.gap is not None and isinstance(dig(run["measurements"], claim.gap), list):
+            steps = listed(run, claim.gap) or [float("nan")]
+            return min(steps) + tolerance, max(steps) + tolerance
         values = [measured(run, path) for path in claim.order or (claim.gap or "",)]
         present = [value for value in values if value is not None]
         if len(present) < len(values):
             return None
-        return statistics.consecutive(present) if claim.order else (present[0], present[0])
+        low, high = statistics.consecutive(present) if claim.order else (present[0], present[0])
+        return low + tolerance, high + tolerance
 
     lows = sample(chosen, lambda run: None if (pair := extremes(run)) is None else pair[0])
     if not lows.values:
@@ -200,24 +207,27 @@ def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
 
 
 def _images(claim: Claim, fixed: list[Run]) -> Verdict:
-    """One public network: what another draw of test images would show, by bootstrap over images."""
-    run = next((run for run in fixed if _image_paths(claim, run)), fixed[0])
-    paths = _image_paths(claim, run)
+    """One public network: what another draw of test images would show, by bootstrap over images.
+
+    The whole 95 % interval has to reach the margin: other random filters, say, would move the gap too.
+    """
+    run = next((run for run in fixed if _image_steps(claim, run)), fixed[0])
+    pairs = _image_steps(claim, run)
     result: Verdict = {"verdict": "inconclusive", "runs": [run["run_id"]]}
-    if not paths:
+    if not pairs:
         return result | {"n": 1, "reason": f"one network, no per-image record ({place(run)})"}
-    arrays = [per_image(run, path) for path in paths]
+    arrays = [per_image(run, path) for pair in pairs for path in pair]
     if len({len(array) for array in arrays}) > 1:
-        raise EvidenceError(f"run {run['run_id']}: per_image {', '.join(paths)} differ in their number of images")
-    scores = np.stack(arrays)
-    gap, opposite = statistics.consecutive(scores.mean(axis=1).tolist())
-    (low, high), (_, reversed_high) = statistics.bootstrap_order(scores)
+        named = ", ".join(path for pair in pairs for path in pair)
+        raise EvidenceError(f"run {run['run_id']}: per_image {named} differ in their number of images")
+    steps = np.stack(arrays[0::2]) - np.stack(arrays[1::2]) + (claim.tolerance or 0.0)
+    gap, n = float(steps.mean(axis=1).min()), steps.shape[1]
+    (low, high), (_, reversed_high) = statistics.bootstrap_steps(steps)
     margin = claim.margin or 0.0
-    if low > 0 and gap >= margin - EPSILON:
+    if low > EPSILON and low >= margin - EPSILON:
         result["verdict"] = "reproduced"
-    elif reversed_high < 0 and -opposite >= margin - EPSILON:
+    elif reversed_high < -EPSILON and -reversed_high >= margin - EPSILON:
         result["verdict"] = "contradicted"
-    n = scores.shape[1]
     why = f"gap {gap:.3g}, 95 % bootstrap interval [{low:.3g}, {high:.3g}] over {n} images, margin {margin:g}"
     return result | {
         "ours": _short(gap),
@@ -227,10 +237,11 @@ def _images(claim: Claim, fixed: list[Run]) -> Verdict:
     }
 
 
-def _image_paths(claim: Claim, run: Run) -> list[str]:
-    """Paths of the per-image arrays that a claim compares, best first; empty if the run does not hold them."""
-    paths = list(claim.order or run.get("per_image_pairs", {}).get(claim.gap, ()))
-    return paths if all(dig(run.get("per_image", {}), path) for path in paths) else []
+def _image_steps(claim: Claim, run: Run) -> list[tuple[str, str]]:
+    """Pairs (above, below) of per-image arrays that a claim compares; empty if the run does not hold them all."""
+    key = claim.trend["y"] if claim.trend is not None else claim.gap
+    pairs = list(pairwise(claim.order)) or [(a, b) for a, b in run.get("per_image_pairs", {}).get(key, ())]
+    return pairs if all(dig(run.get("per_image", {}), path) for pair in pairs for path in pair) else []
 
 
 def _absent(claim: Claim, got: Sample, chosen: list[Run]) -> Verdict:

@@ -125,23 +125,23 @@ def consecutive(values: Sequence[float]) -> tuple[float, float]:
     return min(steps), max(steps)
 
 
-def bootstrap_order(scores: np.ndarray, level: float = 0.95) -> tuple[Interval, Interval]:
-    """Percentile intervals of the smallest and of the largest consecutive difference, images resampled.
+def bootstrap_steps(steps: np.ndarray, level: float = 0.95) -> tuple[Interval, Interval]:
+    """Percentile intervals of the smallest and of the largest mean step, images resampled.
 
-    All rows see the same resampled images, so differences are paired by image. Fixed random state: same input, same
+    All rows see the same resampled images, so comparisons stay paired by image. Fixed random state: same input, same
     interval.
 
     Args:
-        scores: (settings, images) per-image scores, best setting first.
+        steps: (comparisons, images), the better one's score minus the other's, image by image.
     """
-    images = scores.shape[1]
+    images = steps.shape[1]
     random = np.random.default_rng(0)
     means = []
     for _ in range(RESAMPLES // CHUNK):
         drawn = random.integers(0, images, size=(CHUNK, images))
         weights = np.stack([np.bincount(row, minlength=images) for row in drawn])
-        means.append(weights.astype(float) @ scores.T / images)
-    steps = -np.diff(np.concatenate(means), axis=1)
+        means.append(weights.astype(float) @ steps.T / images)
+    resampled = np.concatenate(means)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = (np.quantile(extreme, tails) for extreme in (steps.min(axis=1), steps.max(axis=1)))
+    low, high = (np.quantile(extreme, tails) for extreme in (resampled.min(axis=1), resampled.max(axis=1)))
     return (float(low[0]), float(low[1])), (float(high[0]), float(high[1]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from shrinkbook.evidence.claims import Claim, Paper
-from shrinkbook.evidence.rules import Verdict, level, mechanism, not_attempted
+from shrinkbook.evidence.rules import MIN_LEVEL, MIN_ORDER, Verdict, level, mechanism, not_attempted
 from shrinkbook.evidence.samples import Run, cell_value, place, schedule, usable
 from shrinkbook.evidence.statistics import agree
 
@@ -35,8 +35,9 @@ def judge_paper(paper: Paper, runs: Sequence[Run], profile: str) -> list[Verdict
 def judge(claim: Claim, paper: Paper, runs: Sequence[Run], profile: str) -> Verdict:
     """Judge one claim by the runs of one profile.
 
-    The first of the claim's experiments that has runs to judge it (finished or collapsed, newest version, at the
-    required schedule) decides; a seed counts once. A structural claim takes each cell from the first that holds it.
+    The first of the claim's experiments with enough runs to decide (finished or collapsed, newest version, at the
+    required schedule) judges it, else the first with any; a seed counts once. A structural claim takes each cell from
+    the first that holds it.
 
     Args:
         claim: a claim of `paper`.
@@ -117,13 +118,20 @@ def _structural(claim: Claim, paper: Paper, runs: Sequence[Run], profile: str) -
 def _statistical(claim: Claim, paper: Paper, runs: Sequence[Run], profile: str) -> Verdict:
     """Find the runs that may judge the claim and apply the rule of its kind."""
     other: list[Run] = []
+    few: Verdict | None = None
     for experiment in claim.experiments:
         found = usable(runs, experiment, profile)
         chosen = [run for run in found if claim.requires in (None, schedule(run))]
         if chosen:
-            rule = mechanism if claim.kind in MECHANISM else level
-            return {"experiment": experiment} | rule(claim, paper, chosen)
+            mechanical = claim.kind in MECHANISM
+            verdict = {"experiment": experiment} | (mechanism if mechanical else level)(claim, paper, chosen)
+            fixed = any(run.get("fixed_network") for run in chosen)
+            if fixed or len(chosen) >= (MIN_ORDER if mechanical else MIN_LEVEL):
+                return verdict
+            few = few or verdict
         other += found
+    if few:
+        return few
     if other:
         budgets = ", ".join(sorted({place(run) for run in other}))
         return not_attempted(claim, f"needs runs at schedule {claim.requires}; the stored ones are at {budgets}")

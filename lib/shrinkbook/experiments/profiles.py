@@ -42,14 +42,14 @@ PROFILES = {
         Profile(
             "standard",
             threads=2,
-            seeds=3,
+            seeds=5,
             device="auto",
             note="MNIST and CIFAR at the papers' recipes or at named shorter budgets; one GPU, hours",
         ),
         Profile(
             "paper",
             threads=8,
-            seeds=3,
+            seeds=5,
             device="auto",
             note="ImageNet too where a paper used it; GPUs, days; prints its cost and needs CONFIRM=1",
         ),

@@ -94,7 +94,7 @@ class Context:
         self.cells: dict[str, dict[str, dict[str, float]]] = {}
         self.measurements: dict[str, Any] = {}
         self.per_image: dict[str, dict[str, str]] = {}
-        self.per_image_pairs: dict[str, list[str]] = {}
+        self.per_image_pairs: dict[str, list[list[str]]] = {}
         self.fixed_network = False
         self.history: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 Floats = NDArray[np.float64]
 
-GRID = 1024  # values of the noise variance tried before the best ones are refined
+GRID = 1024  # values of the noise variance tried before the best one is refined
 ROUNDING = (
     1e-6  # singular values below this share of the largest are rounding of float32 or of the Gram matrix, not noise
 )
@@ -76,8 +76,8 @@ def estimate_rank(singular_values: Floats, columns: int) -> RankEstimate:
     """Rank and noise variance from all L singular values (descending) of a matrix with M >= L columns.
 
     The variance minimises :func:`free_energy` between two bounds: all of the matrix is noise (above), or the
-    components that could stand out, fewer than L / (1 + a), are none of it (below). The minimum over a grid of the
-    logarithm is refined around its three lowest valleys, for the function has several.
+    components that could stand out, fewer than L / (1 + a), are none of it (below). The function has several valleys:
+    the lowest point of a fine grid of the logarithm is refined between its neighbours.
     """
     rows = len(singular_values)
     ratio, squares = rows / columns, np.square(singular_values)
@@ -93,15 +93,10 @@ def estimate_rank(singular_values: Floats, columns: int) -> RankEstimate:
 
     grid = np.linspace(math.log(lower), math.log(upper), GRID)
     energies = free_energy(singular_values, columns, np.exp(grid))
-    padded = np.concatenate([[np.inf], energies, [np.inf]])
-    valleys = np.flatnonzero((energies <= padded[:-2]) & (energies <= padded[2:]))
-    found = [(energies.min(), grid[energies.argmin()])]
-    for valley in valleys[energies[valleys].argsort()][:3]:
-        around = (grid[max(valley - 1, 0)], grid[min(valley + 1, GRID - 1)])
-        if around[0] < around[1]:
-            best = minimize_scalar(energy, bounds=around, method="bounded", options={"xatol": 1e-10})
-            found.append((best.fun, best.x))
-    variance = math.exp(min(found)[1])
+    lowest = int(energies.argmin())
+    around = (grid[max(lowest - 1, 0)], grid[min(lowest + 1, GRID - 1)])
+    refined = minimize_scalar(energy, bounds=around, method="bounded", options={"xatol": 1e-10})
+    variance = math.exp(min((energies[lowest], grid[lowest]), (refined.fun, refined.x))[1])
     threshold = math.sqrt(columns * variance * smallest)
     return RankEstimate(int((singular_values > threshold).sum()), variance, threshold, singular_values)
 

@@ -1,4 +1,4 @@
-"""Tables 1 and 2, and the cost columns of table 3, without training: the cost of every named model at full size, exact."""
+"""Tables 1 and 2 and the cost columns of table 3 without training: every named model at full size, exact."""
 
 from torch import nn
 
