@@ -42,7 +42,7 @@ reproduce: $(READY)  ## compute a profile afresh, execute the notebooks, regener
 	$(BIN)/shrinkbook reproduce $(OPTIONS) $(if $(DEVICE),--device $(DEVICE)) $(if $(ADOPT),--adopt)
 
 plan: $(READY)  ## what reproduce would run: stored, or expected time
-	@$(BIN)/shrinkbook plan $(OPTIONS)
+	@$(BIN)/shrinkbook plan $(OPTIONS) $(if $(DEVICE),--device $(DEVICE))
 
 test: $(READY)  ## library tests, notebooks against their stored outputs
 	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 240 \

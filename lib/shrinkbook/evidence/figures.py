@@ -43,6 +43,8 @@ def curves(
     ylabel: str,
     across: int = 3,
     ylim: tuple[float, float] | None = None,
+    chance: float | None = None,
+    bands: bool = True,
 ) -> Picture:
     """One axes a panel with a shared y axis, one colour a label in all panels, the legend outside the axes.
 
@@ -52,6 +54,8 @@ def curves(
         ylabel: quantity and unit of y.
         across: panels in a row.
         ylim: limits of y, default as the data need.
+        chance: height of a dotted line, the accuracy of guessing.
+        bands: draw them; without, only means.
     """
     labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     columns = min(across, len(panels))
@@ -67,8 +71,10 @@ def curves(
         for label, curve in panel.items():
             x, y = curve[:2]
             (handles[label],) = axis.plot(x, y, label=label, **styles[label])
-            if len(curve) == 4:
+            if bands and len(curve) == 4:
                 axis.fill_between(x, curve[2], curve[3], color=styles[label]["color"], alpha=0.18, linewidth=0)
+        if chance is not None:
+            axis.axhline(chance, color="#555555", linestyle=":", linewidth=1)
         _tidy(axis, title, xlabel, "")
     for axis in axes[:, 0]:
         axis.set_ylabel(ylabel)
@@ -109,7 +115,7 @@ def bars(
 
 
 def image_grid(arrays: Sequence[np.ndarray], titles: Sequence[str] | None = None, across: int = 16) -> Picture:
-    """Small images in reading order, each scaled to its own range (filters have no common unit).
+    """Small images in reading order on one scale: zero is mid-grey, so that small filters look flat.
 
     Args:
         arrays: (height, width) or (height, width, 3) each.
@@ -124,9 +130,9 @@ def image_grid(arrays: Sequence[np.ndarray], titles: Sequence[str] | None = None
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
+    largest = max(float(np.abs(array).max()) for array in arrays) or 1.0
     for index, (axis, array) in enumerate(zip(axes.flat, arrays, strict=False)):
-        low, high = float(array.min()), float(array.max())
-        axis.imshow((array - low) / (high - low or 1.0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.imshow((array / largest + 1) / 2, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         if titles:
             axis.set_title(titles[index], fontsize=7, pad=2)
     return figure
