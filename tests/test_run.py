@@ -14,8 +14,9 @@ import torch
 from shrinkbook import cli
 from shrinkbook.evidence import claims, store, verdicts
 from shrinkbook.experiments import catalogue, profiles, provenance, run
-from shrinkbook.experiments.li2017.scan import baseline, projection_scan
+from shrinkbook.experiments.li2017.scan import projection_scan
 from shrinkbook.experiments.run import Experiment, Unit, ensure, unit
+from shrinkbook.experiments.steps import baseline
 
 SHORT = {"epochs": 2, "batch": 32, "lr": 0.1, "milestones": [0.5]}
 DIGITS = {"data": "digits", "net": "digits ResNet with projections", "schedule": "two epochs"}

@@ -29,7 +29,8 @@ sys.exit(bool(work.compute(units, int(sys.argv[2]), "cpu", lambda line: print(li
 # Experiments that the workers find in their catalogue because Python imports this file when it starts.
 TOYS = """
 import os, signal, time
-from shrinkbook.experiments.li2017.scan import baseline, projection_scan
+from shrinkbook.experiments.li2017.scan import projection_scan
+from shrinkbook.experiments.steps import baseline
 from shrinkbook.experiments.run import Experiment
 
 def good(context): context.measurements["value"] = 1.0

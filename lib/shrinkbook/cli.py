@@ -167,7 +167,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> int:
     """Download a data set or public weights into the cache, checked."""
-    from shrinkbook.experiments.li2017 import public
+    from shrinkbook.experiments import public
     from shrinkbook.training import download
 
     names = [*download.ARCHIVES, "resnet56-public"]

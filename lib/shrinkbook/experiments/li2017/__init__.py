@@ -7,9 +7,10 @@ recipe for CIFAR-10 (a GPU), and public weights at budgets that two processor co
 from shrinkbook.experiments.li2017.cost import costs
 from shrinkbook.experiments.li2017.public import public_retrain, public_scan
 from shrinkbook.experiments.li2017.retrain import retrain, vgg_retrain
-from shrinkbook.experiments.li2017.scan import baseline, projection_scan, resnet_scan, vgg_scan
+from shrinkbook.experiments.li2017.scan import projection_scan, resnet_scan, vgg_scan
 from shrinkbook.experiments.li2017.timing import wall_clock
 from shrinkbook.experiments.run import Experiment
+from shrinkbook.experiments.steps import baseline
 from shrinkbook.methods.filter_criteria import ACTIVATION_CRITERIA
 
 TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

@@ -1,38 +1,10 @@
-"""The networks of Li et al. 2017, their small twins on digits, and the named pruned models (section 4, table 1)."""
+"""The named pruned models of Li et al. 2017 (section 4, table 1), and their twins on digits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
-from shrinkbook import nets
+from shrinkbook.experiments.networks import NETS
 from shrinkbook.methods.filter_pruning import couplings_of
-
-
-def digits_vgg() -> nets.VGG:
-    """A narrow VGG for 8x8 digits: seven convolutions in three stages."""
-    return nets.VGG(((16, 16), (16, 16), (32, 32, 32)), hidden=32, in_channels=1, side=8)
-
-
-def digits_resnet() -> nets.ResNet:
-    """ResNet-20 at half width for digits, option-A shortcuts as in the paper's CIFAR networks."""
-    return nets.ResNet((3, 3, 3), (8, 16, 32), in_channels=1)
-
-
-def digits_projection() -> nets.ResNet:
-    """ResNet-14 at half width for digits with projection shortcuts, as the paper's ResNet-34 has them."""
-    return nets.ResNet((2, 2, 2), (8, 16, 32), in_channels=1, projection=True)
-
-
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "VGG-16": nets.vgg16,
-    "ResNet-56": lambda: nets.resnet_cifar(56),
-    "ResNet-110": lambda: nets.resnet_cifar(110),
-    "ResNet-34": nets.resnet34,
-    "digits VGG": digits_vgg,
-    "digits ResNet": digits_resnet,
-    "digits ResNet with projections": digits_projection,
-}
 
 INPUTS = {"VGG-16": (3, 32, 32), "ResNet-56": (3, 32, 32), "ResNet-110": (3, 32, 32), "ResNet-34": (3, 224, 224)}
 

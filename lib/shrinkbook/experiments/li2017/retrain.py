@@ -3,8 +3,8 @@
 from torch import nn
 
 from shrinkbook.experiments.li2017.models import PRUNED
-from shrinkbook.experiments.li2017.scan import note_images, original, rounded, trained
 from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.steps import note_images, original, rounded, trained
 from shrinkbook.methods.filter_pruning import compress, couplings_of, sensitivity
 from shrinkbook.nets import initialize
 

@@ -1,7 +1,5 @@
 """Figures 2, 3, 5 to 10 without retraining: train a network, then ask what removing filters does to it."""
 
-import base64
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shrinkbook.experiments.li2017.models import NETS
 from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.steps import note_images, original, rounded, trained
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods import filter_criteria as criteria
 from shrinkbook.methods.filter_pruning import (
@@ -23,27 +21,9 @@ from shrinkbook.methods.filter_pruning import (
     slim,
     split_before,
 )
-from shrinkbook.nets import Coupling, initialize
+from shrinkbook.nets import Coupling
 
 Curves = dict[str, list[float]]
-
-
-def baseline(run: Context) -> None:
-    """Train the network from scratch by the recipe in the settings."""
-    run.load_data()
-    model = initialize(NETS[run.config["net"]](), run.seed)
-    run.train(model, run.recipe(run.config["recipe"]), "train", resume=run.unit.checkpoint)
-    error = 100 - run.stage("original", model)
-    if run.config["data"] != "digits":
-        run.cell(f"table1/{run.config['net']}/error", error)
-
-
-def trained(run: Context) -> nn.Module:
-    """The parent's network in evaluation mode, measured as stage ``original``."""
-    run.load_data()
-    model = run.load_parent(NETS[run.config["net"]]()).eval()
-    run.stage("original", model)
-    return model
 
 
 def scan_scores(run: Context, model: nn.Module, layers: Sequence[str]) -> dict[str, Scores]:
@@ -196,19 +176,6 @@ def residual_scan(run: Context, model: nn.Module) -> None:
         }
 
 
-def note_images(run: Context, path: str, correct: Sequence[Tensor], ratios: int = 1) -> None:
-    """Keep right answers per image for the bootstrap over images.
-
-    Args:
-        path: ``group.name``, as claims name it.
-        correct: one tensor a layer or network, (images,), right answers summed over ratios.
-        ratios: how many pruned networks each of them sums over.
-    """
-    group, name = path.split(".")
-    run.per_image.setdefault(group, {})[name] = packed(torch.stack(list(correct)).sum(0))
-    run.measurements.setdefault("per_image_configs", {}).setdefault(group, {})[name] = len(correct) * ratios
-
-
 def projection_scan(run: Context) -> None:
     """Figure 7 in small: first layers against all second layers of a stage with their shortcut, accuracy lost for the
     work saved, in the stages that have a projection."""
@@ -258,26 +225,11 @@ def sorted_norms(model: nn.Module, layers: Sequence[str]) -> Curves:
     return curves
 
 
-def original(run: Context) -> float:
-    """Accuracy of the unpruned network."""
-    return run.stages["original"]["accuracy"]["last"]
-
-
 def mean_over(curves: Mapping[str, Sequence[float]], indices: Sequence[int] | None = None) -> float:
     """Mean over all layers and ratios (or the ratios at ``indices``)."""
     return float(np.mean([curve if indices is None else [curve[i] for i in indices] for curve in curves.values()]))
 
 
-def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
-    """For run files: enough digits to draw and compare, not the noise behind them."""
-    return [round(float(value), digits) for value in values]
-
-
 def rounded_nested(tensor: Tensor) -> Any:
     """A small tensor as nested lists with four decimals."""
     return np.round(tensor.cpu().numpy().astype(float), 4).tolist()
-
-
-def packed(counts: Tensor) -> str:
-    """Right answers per image (uint8), compressed for a run file."""
-    return base64.b64encode(zlib.compress(counts.to(torch.uint8).numpy().tobytes(), 9)).decode()

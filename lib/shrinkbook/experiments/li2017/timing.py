@@ -2,7 +2,8 @@
 
 import torch
 
-from shrinkbook.experiments.li2017.models import INPUTS, NETS, PRUNED
+from shrinkbook.experiments.li2017.models import INPUTS, PRUNED
+from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.run import Context
 from shrinkbook.measure.latency import latency, saved
 from shrinkbook.methods.filter_pruning import compress

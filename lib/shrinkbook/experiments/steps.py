@@ -1,0 +1,56 @@
+"""Steps that experiments of several papers take: train a baseline, load it, keep what a verdict over images needs."""
+
+import base64
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shrinkbook.experiments.networks import NETS
+from shrinkbook.experiments.run import Context
+from shrinkbook.nets import initialize
+
+
+def baseline(run: Context) -> None:
+    """Train the network from scratch by the recipe in the settings."""
+    run.load_data()
+    model = initialize(NETS[run.config["net"]](), run.seed)
+    run.train(model, run.recipe(run.config["recipe"]), "train", resume=run.unit.checkpoint)
+    run.stage("original", model)
+
+
+def trained(run: Context) -> nn.Module:
+    """The parent's network in evaluation mode, measured as stage ``original``."""
+    run.load_data()
+    model = run.load_parent(NETS[run.config["net"]]()).eval()
+    run.stage("original", model)
+    return model
+
+
+def original(run: Context) -> float:
+    """Accuracy of the unpruned network."""
+    return run.stages["original"]["accuracy"]["last"]
+
+
+def note_images(run: Context, path: str, correct: Sequence[Tensor], ratios: int = 1) -> None:
+    """Keep right answers per image for the bootstrap over images.
+
+    Args:
+        path: ``group.name``, as claims name it.
+        correct: one tensor a layer or network, (images,), right answers summed over ratios.
+        ratios: how many pruned networks each of them sums over.
+    """
+    group, name = path.split(".")
+    run.per_image.setdefault(group, {})[name] = packed(torch.stack(list(correct)).sum(0))
+    run.measurements.setdefault("per_image_configs", {}).setdefault(group, {})[name] = len(correct) * ratios
+
+
+def packed(counts: Tensor) -> str:
+    """Right answers per image (uint8), compressed for a run file."""
+    return base64.b64encode(zlib.compress(counts.to(torch.uint8).numpy().tobytes(), 9)).decode()
+
+
+def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
+    """For run files: enough digits to draw and compare, not the noise behind them."""
+    return [round(float(value), digits) for value in values]
