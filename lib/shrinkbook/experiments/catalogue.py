@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from shrinkbook.experiments import li2017, profiles
+from shrinkbook.experiments import kim2016, li2017, profiles
 from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
 
-PAPERS: dict[str, dict[str, Experiment]] = {"li2017": li2017.EXPERIMENTS}
-NOTEBOOKS = {"li2017": "01_filter_pruning"}
+PAPERS: dict[str, dict[str, Experiment]] = {"li2017": li2017.EXPERIMENTS, "kim2016": kim2016.EXPERIMENTS}
+NOTEBOOKS = {"li2017": "01_filter_pruning", "kim2016": "03_tucker_vbmf"}
 EXPERIMENTS: dict[str, Experiment] = {name: one for paper in PAPERS.values() for name, one in paper.items()}
 
 

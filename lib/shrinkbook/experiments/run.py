@@ -114,14 +114,27 @@ class Context:
         settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
         return Recipe(**settings, dtype=self.config["dtype"])
 
-    def train(self, model: nn.Module, recipe: Recipe, phase: str, resume: Path | None = None) -> nn.Module:
-        """Train in place, say so, and note history, seconds and collapse."""
+    def train(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        phase: str,
+        resume: Path | None = None,
+        curve: list[float] | None = None,
+    ) -> nn.Module:
+        """Train in place, say so, and note history, seconds and collapse.
+
+        Args:
+            resume: checkpoint to save to and continue from.
+            curve: gets the test accuracy after every epoch, for a figure; nothing may be chosen by it.
+        """
 
         def tell(row: dict[str, Any]) -> None:
+            if curve is not None:
+                curve.append(self.accuracy(model))
             if row["seconds"] > 5 or row["epoch"] + 1 == recipe.epochs:
-                self.progress(
-                    f"{phase}: epoch {row['epoch'] + 1}/{recipe.epochs}, {row['train_accuracy']:.1f} % in training"
-                )
+                done = f"epoch {row['epoch'] + 1}/{recipe.epochs}"
+                self.progress(f"{phase}: {done}, {row['train_accuracy']:.1f} % in training")
 
         assert self.data is not None, "load_data() comes before train()"
         result = fit(model, self.data, recipe, self.seed, self.device, checkpoint=resume, progress=tell)

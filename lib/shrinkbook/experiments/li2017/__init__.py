@@ -125,7 +125,7 @@ _ALL = [
         "li2017.resnet56_public_retrain_2ep", public_retrain,
         _cifar("ResNet-56", schedule="public weights, 2 epochs", models=["ResNet-56-pruned-A", "ResNet-56-pruned-B"],
                strategy="greedy", retrain=TWO_EPOCHS),
-        seeds={"standard": 3}, seconds={"standard": 600},
+        seeds={"standard": 1}, seconds={"standard": 400},
     ),
 ]  # fmt: skip
 
