@@ -75,10 +75,11 @@ def test_every_figure_of_the_paper_has_its_place(key):
     from shrinkbook.evidence import claims
 
     text = "".join(cell.source for cell in nbformat.read(SOURCES[key], as_version=4).cells).lower().replace(" ", "")
-    missing = [name for name in claims.load(key).figures if name not in text and name.rstrip("abc") not in text]
+    figures = claims.load(key).figures
+    missing = [name for name in figures if name not in text and name.rstrip("abc") not in text]
     assert not missing
     pictures = [o for c in cells_of(SOURCES[key], "code") for o in c.outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 10
+    assert len(pictures) >= len(figures) // 2
 
 
 @pytest.mark.parametrize("key", list(catalogue.NOTEBOOKS))
