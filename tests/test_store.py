@@ -150,13 +150,13 @@ def test_adopt_copies_what_is_done_and_never_overwrites(tmp_path: Path) -> None:
         store.write(run_file(run_id=digit * 16, status=status, seed=1), build)
     kept = store.write(run_file(run_id="d" * 16, seed=7), record)
     before = kept.read_bytes()
-    adopted = store.adopt(build, record)
+    adopted = store.adopt(store.runs(build), record)
     assert [path.stem[0] for path in adopted] == ["a", "b"]
     assert files(record) == [f"toy2020.scan/{digit * 16}.json" for digit in "abd"]
     assert kept.read_bytes() == before
     for path in adopted:
         assert path.read_bytes() == (build / "toy2020.scan" / path.name).read_bytes()
-    assert store.adopt(build, record) == []
+    assert store.adopt(store.runs(build), record) == []
 
 
 def test_dig_follows_paths() -> None:

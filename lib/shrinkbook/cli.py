@@ -52,7 +52,7 @@ def reproduce(options: argparse.Namespace) -> int:
         store.write_text(folder / ".writable", "").unlink()
     failed = work.compute(units, jobs, device, say)
     if options.adopt:
-        adopted = store.adopt(store.runs_dir(), store.record_dir())
+        adopted = store.adopt(_runs(chosen, profile.name, options.seeds, "build"), store.record_dir())
         say(f"adopted {len(adopted)} runs into {store.record_dir()}")
     say("executing the notebooks")
     parameters: dict[str, Any] = {"seeds": options.seeds, "device": device}

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +175,19 @@ def find(folder: Path, experiment: str, run_id: str) -> dict[str, Any] | None:
     return read(path) if path.exists() else None
 
 
-def adopt(build: Path, record: Path) -> list[Path]:
-    """Copy the finished and collapsed runs of one run folder that another lacks; never overwrites.
+def adopt(done: Iterable[Mapping[str, Any]], record: Path) -> list[Path]:
+    """Write the finished and collapsed ones of these runs to a record that lacks them; never overwrites.
 
     Args:
-        build: folder of run files to copy from, usually `runs_dir()`.
-        record: folder to copy to, usually `record_dir()`.
+        done: the runs that today's code plans; what earlier settings left behind is not among them.
+        record: folder to write to, usually `record_dir()`.
 
     Returns:
         The paths newly written, in order.
     """
     adopted = []
-    for run in runs(build):
+    for run in done:
         target = Path(record) / run["experiment"] / f"{run['run_id']}.json"
         if run["status"] != "interrupted" and not target.exists():
-            adopted.append(write(run, record))
+            adopted.append(write(dict(run), record))
     return adopted
