@@ -107,7 +107,7 @@ class Story:
             for cell in verdicts.judge(claim, self.paper, runs, self.profile)["cells"]
             if cell["cell"].startswith(f"{table}/")
         ]
-        ours = [report.format_like(value, printed, extra=2) for _, printed, value, _ in rows]
+        ours = ["—" if value is None else report.format_like(value, printed, extra=2) for _, printed, value, _ in rows]
         index = pd.MultiIndex.from_tuples([tuple(place) for place, *_ in rows], names=["row", "column"])
         columns = {"paper": [row[1] for row in rows], "ours": ours, "word": [row[3] for row in rows]}
         frame = pd.DataFrame(columns, index=index)
