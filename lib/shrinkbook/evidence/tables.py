@@ -54,8 +54,9 @@ def wide(
         if cell.column in shown:
             three = (_printed(cell), _ours(table, cell, record), _ours(table, cell, runs))
             frame.loc[cell.row, cell.column] = NOTHING if set(three) == {NOTHING} else " | ".join(three)
-    units = {cell.column: cell.unit for cell in table.cells if cell.unit}
-    return frame.rename(columns={name: f"{name} [{units[name]}]" for name in shown if name in units})
+    units = {name: {cell.unit for cell in table.cells if cell.column == name} for name in shown}
+    shared = {name: next(iter(found)) for name, found in units.items() if len(found) == 1}
+    return frame.rename(columns={name: f"{name} [{unit}]" for name, unit in shared.items() if unit})
 
 
 def format_like(value: float, printed: str, extra: int = 0) -> str:
