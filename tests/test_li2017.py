@@ -17,6 +17,7 @@ from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, public, run
 from shrinkbook.experiments.li2017 import EXPERIMENTS
 from shrinkbook.experiments.li2017.models import PRUNED
+from shrinkbook.experiments.li2017.retrain import single_layers
 from shrinkbook.experiments.li2017.scan import border_blocks
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.steps import note_images
@@ -342,3 +343,28 @@ def test_public_weights_that_are_missing_or_damaged(scratch: Path, monkeypatch: 
     with pytest.raises(DataError) as caught:
         public.public_resnet56()
     assert str(caught.value) == f"{path} is damaged: delete it and run `make data DATA=resnet56-public`"
+
+
+def test_depth_compares_what_scans_lose() -> None:
+    unit = run.unit(EXPERIMENTS, "li2017.depth", "standard", 0)
+    scans = {
+        f"li2017.{net}_scan": {
+            "stages": {"original": {"accuracy": {"last": last}}}, "measurements": {"order": {"smallest": smallest}}
+        }
+        for net, last, smallest in (("resnet56", 93.0, 90.0), ("resnet110", 93.5, 92.0))
+    }  # fmt: skip
+    context = run.Context(unit, "cpu", scans, lambda message: None)
+    unit.experiment.function(context)
+    assert context.measurements["gaps"]["resnet110_over_resnet56"] == pytest.approx(1.5)
+
+
+def test_figure_2c_measures_every_layer_and_what_claim_9b_reads(scratch: Path) -> None:
+    name = "li2017.digits_vgg_retrain"
+    small = {**EXPERIMENTS, name: replace(EXPERIMENTS[name], function=single_layers)}
+    changes = {"retrain": ONE_EPOCH, "layer_ratios": [0.9], "layer_epochs": 1}
+    found = run.ensure(run.unit(small, name, "quick", 0, changes))
+    curves = found["measurements"]["scan_retrained"]
+    assert list(curves) == found["measurements"]["layers"] == [f"conv_{number}" for number in range(1, 8)]
+    gaps = found["measurements"]["gaps"]["deep_layers_at_90_retrained"]
+    original = found["stages"]["original"]["accuracy"]["last"]
+    assert gaps == pytest.approx([curves[layer][0] - original for layer in ("conv_5", "conv_6", "conv_7")], abs=1e-3)

@@ -6,8 +6,8 @@ recipe for CIFAR-10 (a GPU), and public weights at budgets that two processor co
 
 from shrinkbook.experiments.li2017.cost import costs
 from shrinkbook.experiments.li2017.public import public_retrain, public_scan
-from shrinkbook.experiments.li2017.retrain import retrain, vgg_retrain
-from shrinkbook.experiments.li2017.scan import projection_scan, resnet_scan, vgg_scan
+from shrinkbook.experiments.li2017.retrain import iterative, retrain, single_layers, vgg_retrain
+from shrinkbook.experiments.li2017.scan import depth, projection_scan, resnet_scan, vgg_scan
 from shrinkbook.experiments.li2017.timing import wall_clock
 from shrinkbook.experiments.run import Experiment
 from shrinkbook.experiments.steps import baseline
@@ -116,6 +116,20 @@ _ALL = [
     *_paper_recipe("vgg16", "VGG-16", ["VGG-16-pruned-A"], 0.3),
     *_paper_recipe("resnet56", "ResNet-56", ["ResNet-56-pruned-A", "ResNet-56-pruned-B"], 0.5),
     *_paper_recipe("resnet110", "ResNet-110", ["ResNet-110-pruned-A", "ResNet-110-pruned-B"], 1.0),
+    Experiment(
+        "li2017.vgg16_iterative", iterative,
+        _cifar("VGG-16", models=["VGG-16-pruned-A"], strategy="greedy", retrain=RETRAIN),
+        parents=("li2017.vgg16",), seconds={"standard": 3600 * 0.7}, gpu=True,
+    ),
+    Experiment(
+        "li2017.vgg16_layer_retrain", single_layers,
+        _cifar("VGG-16", retrain=RETRAIN, layer_ratios=[0.5, 0.7, 0.9], layer_epochs=20),
+        parents=("li2017.vgg16",), seconds={"standard": 3600 * 1.5}, gpu=True,
+    ),
+    Experiment(
+        "li2017.depth", depth, {"standard": {"data": "cifar10", "schedule": "paper"}},
+        parents=("li2017.resnet56_scan", "li2017.resnet110_scan"), seconds={"standard": 1}, gpu=True,
+    ),
     Experiment(
         "li2017.resnet56_public_scan", public_scan,
         _cifar("ResNet-56", schedule="public weights", ratios=COARSE, criteria=ORDER),

@@ -3,6 +3,7 @@
 from torch import nn
 
 from shrinkbook.experiments.li2017.models import PRUNED
+from shrinkbook.experiments.li2017.scan import deep_layers
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import note_images, original, rounded, trained
 from shrinkbook.methods.filter_pruning import compress, couplings_of, sensitivity
@@ -45,20 +46,19 @@ def retrain_one(run: Context, model: nn.Module, name: str) -> None:
     run.progress(f"{name}: " + ", ".join(f"{stage} {value:.2f} %" for stage, value in found.items()))
 
 
-def vgg_retrain(run: Context) -> None:
-    """As :func:`retrain`; then the same with a whole retraining after every layer, and figure 2c."""
+def iterative(run: Context) -> None:
+    """As :func:`retrain`; then the last model again with a whole retraining after every pruned layer."""
     retrain(run)
-    model = trained(run)
-    step_by_step = model
+    step_by_step = trained(run)
     for layer, ratio in PRUNED[run.config["models"][-1]].ratios.items():
         step_by_step, _ = compress(step_by_step, {layer: ratio})
         run.train(step_by_step, run.recipe(run.config["retrain"]), "layer by layer")
     run.measurements["retrain"]["layer_by_layer"] = run.accuracy(step_by_step)
-    layer_retrain(run, model)
 
 
-def layer_retrain(run: Context, model: nn.Module) -> None:
+def single_layers(run: Context) -> None:
     """Figure 2c: prune one layer, retrain, measure; every layer at every ratio of ``layer_ratios``."""
+    model = trained(run)
     layers, ratios = list(couplings_of(model)), run.config["layer_ratios"]
     recipe = run.recipe({**run.config["retrain"], "epochs": run.config["layer_epochs"]})
     curves = sensitivity(
@@ -67,3 +67,16 @@ def layer_retrain(run: Context, model: nn.Module) -> None:
     run.history = [row for row in run.history if row["phase"] != "one layer"]  # dozens of short curves, nothing to see
     run.measurements["scan_retrained"] = {layer: rounded(curve) for layer, curve in curves.items()}
     run.measurements["layer_ratios"] = ratios
+    run.measurements["layers"] = layers
+    if 0.9 in ratios:
+        run.measurements["gaps"] = {
+            "deep_layers_at_90_retrained": [
+                curves[layer][ratios.index(0.9)] - original(run) for layer in deep_layers(model, layers)
+            ]
+        }
+
+
+def vgg_retrain(run: Context) -> None:
+    """All of it on one small network."""
+    iterative(run)
+    single_layers(run)

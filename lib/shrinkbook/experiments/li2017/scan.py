@@ -132,6 +132,16 @@ def resnet_scan(run: Context) -> None:
     residual_scan(run, trained(run))
 
 
+def depth(run: Context) -> None:
+    """Claim 12: what pruning single layers costs ResNet-110 and ResNet-56, from the scans of both at one seed."""
+    loss = {
+        name: scanned["stages"]["original"]["accuracy"]["last"] - scanned["measurements"]["order"]["smallest"]
+        for name, scanned in run.parents.items()
+    }
+    run.measurements["loss"] = loss
+    run.measurements["gaps"] = {"resnet110_over_resnet56": loss["li2017.resnet56_scan"] - loss["li2017.resnet110_scan"]}
+
+
 def residual_scan(run: Context, model: nn.Module) -> None:
     """Scan the first layers of all blocks; compare blocks at the borders of stages with the others of their stage, and
     the inner blocks of the stages with each other."""
