@@ -82,11 +82,6 @@ class Story:
         columns = ["network", "data", "budget", "precision", "runs"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
-    def cost_of(self, *experiments: str) -> str:
-        """Expected time of what a cell asks for on an empty store, for the reader who runs it alone."""
-        units = [unit for unit in self._units() if unit.experiment.name in experiments]
-        return work.duration(work.expected_seconds(units))
-
     def claims(self) -> pd.DataFrame:
         """The paper's claims as they are judged: id, sentence, printed value, kind."""
         paper = self.paper

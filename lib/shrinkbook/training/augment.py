@@ -37,8 +37,3 @@ def crop_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
     image = torch.arange(count, device=images.device)
     return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def random_crop_flip(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """crop_flip with fresh draws: an independent crop and flip for every image of the batch."""
-    return crop_flip(images, draw_crop_flip(len(images), padding, generator), padding)

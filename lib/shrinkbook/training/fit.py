@@ -59,10 +59,6 @@ class Recipe:
         return self.lr * self.gamma ** sum(epoch >= round(share * self.epochs) for share in self.milestones)
 
 
-HE2016_CIFAR = Recipe(epochs=160, batch=128, lr=0.1, milestones=(0.5, 0.75), augment=True)
-RETRAIN = Recipe(epochs=40, batch=128, lr=0.001, augment=True)
-
-
 @dataclass(frozen=True)
 class Fit:
     """What a training run gave.
