@@ -102,9 +102,7 @@ def test_batches_are_every_image_once_normalised_after_padding():
 
 
 def test_the_papers_schedules():
-    baseline, retraining = (
-        Recipe(**{**given, "milestones": tuple(given.get("milestones", ()))}) for given in (HE2016, RETRAIN)
-    )
+    baseline, retraining = Recipe(**HE2016), Recipe(**RETRAIN)
     rates = [baseline.rate(epoch) for epoch in (0, 79, 80, 119, 120, 159)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     assert (baseline.weight_decay, baseline.batch, baseline.epochs) == (1e-4, 128, 160)
