@@ -110,6 +110,13 @@ class _Queue:
                 self._fail(unit, error)
             self.condition.notify_all()
 
+    def stop(self, why: str) -> None:
+        """Hand out nothing more; what waits is noted as failed, without a line each."""
+        with self.condition:
+            self.failed |= {label(unit): why for unit in self.waiting}
+            self.waiting.clear()
+            self.condition.notify_all()
+
     def _fail(self, unit: Unit, error: str) -> None:
         self.broken.add(unit.run_id)
         self.failed[label(unit)] = error
@@ -137,6 +144,8 @@ def _serve(queue: _Queue, profile: str, device: str, say: Say) -> None:
         error = _ask(worker, unit, say)
         if error is None:
             worker.communicate()  # its pipe closes before it is gone: wait, or the next unit would go to a dead process
+            if worker.returncode == -signal.SIGINT:
+                queue.stop("interrupted")  # a terminal's Ctrl-C reaches us too, perhaps later: no new worker until then
             error, worker = f"its process ended with status {worker.returncode}", None
         queue.finish(unit, error or None, time.monotonic() - started)
     if worker:
