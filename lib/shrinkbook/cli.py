@@ -219,7 +219,7 @@ def _runs(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source
     from shrinkbook.experiments import catalogue
 
     folder = store.record_dir() if source == "record" else store.runs_dir()
-    return [found for unit in catalogue.units(keys, profile, seeds) if (found := unit.find(folder))]
+    return catalogue.stored(catalogue.units(keys, profile, seeds), folder)
 
 
 def _judge(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from IPython.display import HTML, Code, Markdown, display
 
 from shrinkbook.evidence import claims, figures, report, store, verdicts
 from shrinkbook.experiments import catalogue, run, work
-from shrinkbook.experiments.profiles import pinned
 
 NOT_ATTEMPTED = "Not attempted in this profile"
 
@@ -33,7 +32,6 @@ class Story:
         if seeds is not None and (not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds)):
             raise ValueError(f"seeds {seeds!r} is not a list of whole numbers such as [0, 1, 2]")
         self.paper, self.profile, self.seeds = claims.load(paper), profile, seeds
-        self.pinned = pinned(profile)
         pd.set_option("display.max_colwidth", None, "display.max_rows", 120)
 
     def runs(self, *experiments: str, **settings: Any) -> list[dict[str, Any]]:
@@ -69,8 +67,7 @@ class Story:
 
     def record(self) -> list[dict[str, Any]]:
         """The committed runs of the same experiments."""
-        units = catalogue.units([self.paper.key], self.profile, self.seeds)
-        return [found for unit in units if (found := unit.find(store.record_dir()))]
+        return catalogue.stored(catalogue.units([self.paper.key], self.profile, self.seeds), store.record_dir())
 
     def budget(self) -> pd.DataFrame:
         """What ran: experiment, network, data, budget and number of runs."""
@@ -115,21 +112,17 @@ class Story:
 
     def verdicts(self, *kinds: str) -> pd.DataFrame:
         """The verdicts on the paper's claims (of these kinds), judged from this machine's runs."""
-        judged = verdicts.judge_paper(self.paper, self.everything(), self.profile)
-        return report.scoreboard([v for v in judged if not kinds or v["kind"] in kinds]).set_index("claim")
+        return report.scoreboard([v for v in self._judged() if not kinds or v["kind"] in kinds]).set_index("claim")
 
     def stable(self) -> pd.Series:
         """The words of the order and trend claims whose gap is too wide for a processor to change them."""
-        judged = verdicts.judge_paper(self.paper, self.everything(), self.profile)
-        words = {v["claim"]: v["verdict"] for v in judged if v["stable"] and v["kind"] in verdicts.MECHANISM}
+        words = {v["claim"]: v["verdict"] for v in self._judged() if v["stable"] and v["kind"] in verdicts.MECHANISM}
         return pd.Series(words, name="verdict", dtype=object).rename_axis("claim")
 
     def reasons(self) -> pd.DataFrame:
         """Why each claim got its word."""
-        judged = verdicts.judge_paper(self.paper, self.everything(), self.profile)
-        return pd.DataFrame(
-            [[v["claim"], v["verdict"], v["reason"]] for v in judged], columns=["claim", "verdict", "why"]
-        )
+        rows = [[v["claim"], v["verdict"], v["reason"]] for v in self._judged()]
+        return pd.DataFrame(rows, columns=["claim", "verdict", "why"])
 
     def deviations(self) -> Markdown:
         """Where this replication knowingly differs from the paper."""
@@ -157,6 +150,9 @@ class Story:
         picture = draw()
         figures.save(picture, self.profile, self.paper.key, name, f"{name}. The paper: {caption}\n{ours}")
         display(picture, Markdown(f"**{name}.** The paper: {caption}\n\n*{ours}*"))
+
+    def _judged(self) -> list[dict[str, Any]]:
+        return verdicts.judge_paper(self.paper, self.everything(), self.profile)
 
     def _units(self) -> list[run.Unit]:
         return catalogue.units([self.paper.key], self.profile, self.seeds, self.device)

@@ -1,6 +1,8 @@
 """Every paper's experiments in one place: seven papers, seven imports."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from shrinkbook.experiments import kim2016, li2017, profiles
 from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
@@ -20,6 +22,11 @@ def papers(wanted: Sequence[str] | None = None) -> list[str]:
         if key not in PAPERS:
             raise ValueError(f"unknown paper {key!r}; there are {', '.join(PAPERS)}")
     return list(wanted or PAPERS)
+
+
+def stored(wanted: Sequence[Unit], folder: Path) -> list[dict[str, Any]]:
+    """The runs of these units that a folder of run files holds."""
+    return [found for one in wanted if (found := one.find(folder))]
 
 
 def units(

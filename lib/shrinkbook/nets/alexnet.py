@@ -4,6 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from shrinkbook.nets.vgg_imagenet import fully_connected
+
 
 def alexnet(classes: int = 1000) -> nn.Sequential:
     """Krizhevsky et al. 2012: 724,406,816 multiply-accumulates and 60,954,656 weights at (3, 227, 227).
@@ -27,13 +29,6 @@ def alexnet(classes: int = 1000) -> nn.Sequential:
             conv5=nn.Conv2d(384, 256, 3, padding=1, groups=2),
             relu5=nn.ReLU(inplace=True),
             pool5=nn.MaxPool2d(3, stride=2),
-            flatten=nn.Flatten(1),
-            fc6=nn.Linear(256 * 6 * 6, 4096),
-            relu6=nn.ReLU(inplace=True),
-            drop6=nn.Dropout(0.5),
-            fc7=nn.Linear(4096, 4096),
-            relu7=nn.ReLU(inplace=True),
-            drop7=nn.Dropout(0.5),
-            fc8=nn.Linear(4096, classes),
+            **fully_connected(256 * 6 * 6, classes),
         )
     )

@@ -28,7 +28,7 @@ def vgg_s(classes: int = 1000) -> nn.Sequential:
             conv5=nn.Conv2d(512, 512, 3, padding=1),
             relu5=nn.ReLU(inplace=True),
             pool5=nn.MaxPool2d(3, stride=3, ceil_mode=True),
-            **_head(512 * 6 * 6, classes),
+            **fully_connected(512 * 6 * 6, classes),
         )
     )
 
@@ -46,10 +46,11 @@ def vgg16_imagenet(classes: int = 1000) -> nn.Sequential:
             layers[f"relu{stage}_{index}"] = nn.ReLU(inplace=True)
             channels = width
         layers[f"pool{stage}"] = nn.MaxPool2d(2)
-    return nn.Sequential(layers | _head(512 * 7 * 7, classes))
+    return nn.Sequential(layers | fully_connected(512 * 7 * 7, classes))
 
 
-def _head(features: int, classes: int) -> "OrderedDict[str, nn.Module]":
+def fully_connected(features: int, classes: int) -> "OrderedDict[str, nn.Module]":
+    """Three linear layers behind a flatten, ``fc6`` to ``fc8``, as AlexNet and the VGG networks share them."""
     return OrderedDict(
         flatten=nn.Flatten(1),
         fc6=nn.Linear(features, 4096),
