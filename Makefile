@@ -54,10 +54,12 @@ check: $(READY)  ## ruff and mypy
 verify: $(READY)  ## recompute tables and verdicts from the stored runs; a difference is a failure
 	@$(BIN)/shrinkbook verify
 
-bench: $(READY)  ## images per second against the usual training loop
-	$(BIN)/python -m shrinkbook.measure.throughput $(if $(DEVICE),--device $(DEVICE))
+bench: $(READY)  ## speed against the usual way: training, EVBMF ranks, kernel clustering
+	$(BIN)/python -m shrinkbook.bench.throughput $(if $(DEVICE),--device $(DEVICE))
+	$(BIN)/python -m shrinkbook.bench.ranks
+	$(BIN)/python -m shrinkbook.bench.clustering
 
-data: $(READY)  ## download a data set or public weights: DATA=mnist|cifar10|cifar100|imagenet|resnet56-public
+data: $(READY)  ## download a data set or public weights: DATA=mnist|cifar10|cifar100|imagenet|resnet20-public|resnet56-public|...
 	$(BIN)/shrinkbook data $(DATA)
 
 notebooks: $(READY)  ## execute the notebooks at quick and keep their outputs; regenerate results/ and README from the record

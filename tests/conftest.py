@@ -1,10 +1,14 @@
 """Every test, and every kernel that nbval starts, runs as profile `quick` demands and on an empty store of its own."""
 
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +32,42 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SHRINKBOOK_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("SHRINKBOOK_RESULTS", str(tmp_path / "results"))
     return tmp_path
+
+
+SmallCifar = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def small_cifar(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> SmallCifar:
+    """Runs an experiment of profile standard on 12 images of noise, with random networks as the public ones."""
+    import numpy as np
+    import torch
+
+    from shrinkbook.experiments import catalogue, run
+    from shrinkbook.experiments.networks import NETS
+    from shrinkbook.training import weights
+
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), np.arange(12) % 10
+    monkeypatch.setenv("SHRINKBOOK_DATA", str(scratch))
+    np.savez(scratch / "cifar10.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    for depth in (20, 56):
+        path = scratch / "weights.th"
+        torch.manual_seed(0)
+        state = {f"module.{name}": value for name, value in NETS[f"ResNet-{depth}"]().state_dict().items()}
+        torch.save({"state_dict": state}, path)
+        start = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        public = weights.Weights(scratch.as_uri(), f"resnet{depth}-{start}.th")
+        public.path.parent.mkdir(exist_ok=True)
+        path.rename(public.path)
+        monkeypatch.setitem(weights.PUBLIC, f"resnet{depth}-public", public)
+
+    def compute(name: str, changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        small = {}
+        for key, one in catalogue.EXPERIMENTS.items():
+            if "standard" in one.configs:
+                config = {**one.configs["standard"], "threads": 1, "dtype": "float32", **changes.get(key, {})}
+                small[key] = replace(one, configs={"standard": config})
+        return run.ensure(run.unit(small, name, "standard", 0), "cpu")
+
+    return compute

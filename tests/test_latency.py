@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from shrinkbook.bench.throughput import UsualImages
 from shrinkbook.measure.latency import Timing, latency, saved
-from shrinkbook.measure.throughput import UsualImages
 from shrinkbook.training.augment import crop_flip
 from shrinkbook.training.data import DataSet
 

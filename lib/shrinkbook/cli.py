@@ -95,6 +95,8 @@ def plan(options: argparse.Namespace) -> int:
     todo = work.pending(units)
     expected = work.duration(work.expected_seconds(todo, _processes(options)))
     say(f"{len(units)} runs, {len(todo)} to compute, about {expected}")
+    for name, why in catalogue.left_out(options.papers, options.profile, device).items():
+        say(f"left out here: {name} {why}")
     return 0
 
 
@@ -167,13 +169,12 @@ def verify(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> int:
     """Download a data set or public weights into the cache, checked."""
-    from shrinkbook.experiments import public
-    from shrinkbook.training import download
+    from shrinkbook.training import download, weights
 
-    names = [*download.ARCHIVES, "resnet56-public"]
+    names = [*download.ARCHIVES, *weights.PUBLIC]
     if options.name not in names:
         raise ValueError(f"unknown data set {options.name!r}; there are {', '.join(names)} (digits need no download)")
-    say(str(public.fetch() if options.name == "resnet56-public" else download.fetch(options.name)))
+    say(str((weights if options.name in weights.PUBLIC else download).fetch(options.name)))
     return 0
 
 
@@ -310,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--json", action="store_true", help="all fields of every verdict")
     board.add_argument("--claim", default=None, help="one claim, with its reason")
     command("verify", verify, budget=False)
-    command("data", data, budget=False).add_argument("name", help="mnist, cifar10, cifar100, imagenet, resnet56-public")
+    command("data", data, budget=False).add_argument("name", help="mnist, cifar10, ..., resnet56-public, ...")
     command("notebooks", refresh, budget=False)
     return parser
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from shrinkbook.experiments import kim2016, li2017, profiles
 from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
+from shrinkbook.training import weights
 
 PAPERS: dict[str, dict[str, Experiment]] = {"li2017": li2017.EXPERIMENTS, "kim2016": kim2016.EXPERIMENTS}
 NOTEBOOKS = {"li2017": "01_filter_pruning", "kim2016": "03_tucker_vbmf"}
@@ -30,9 +31,12 @@ def stored(wanted: Sequence[Unit], folder: Path) -> list[dict[str, Any]]:
 
 
 def units(
-    wanted: Sequence[str] | None, profile: str, seeds: Sequence[int] | None = None, device: str = "cuda"
+    wanted: Sequence[str] | None, profile: str, seeds: Sequence[int] | None = None, device: str | None = None
 ) -> list[Unit]:
-    """Every run of the papers in a profile, parents before children; on ``cpu`` without those that need a GPU.
+    """Every run of the papers in a profile, parents before children.
+
+    Args:
+        device: ``cpu`` or ``cuda`` of this machine, without what it cannot run (see :func:`obstacle`); None for all.
 
     Raises:
         ValueError: an unknown paper or profile.
@@ -42,6 +46,22 @@ def units(
     return [
         unit(EXPERIMENTS, experiment.name, profile, seed)
         for experiment in chosen
-        if profile in experiment.configs and (device == "cuda" or not experiment.gpu)
+        if profile in experiment.configs and (device is None or not obstacle(experiment, device))
         for seed in seeds_of(experiment, profile, seeds)
     ]
+
+
+def obstacle(experiment: Experiment, device: str) -> str:
+    """Why an experiment is not in a plan for this machine, empty if it is."""
+    if experiment.gpu and device == "cpu":
+        return "needs a GPU"
+    missing = [name for name in experiment.needs if not weights.PUBLIC[name].path.exists()]
+    return " and ".join(f"needs `make data DATA={name}`" for name in missing)
+
+
+def left_out(wanted: Sequence[str] | None, profile: str, device: str) -> dict[str, str]:
+    """Experiments of the profile that this machine cannot run, and why."""
+    found = {
+        e.name: obstacle(e, device) for key in papers(wanted) for e in PAPERS[key].values() if profile in e.configs
+    }
+    return {name: why for name, why in found.items() if why}

@@ -24,6 +24,7 @@ def digits_projection() -> nets.ResNet:
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "VGG-16": nets.vgg16,
+    "ResNet-20": lambda: nets.resnet_cifar(20),
     "ResNet-56": lambda: nets.resnet_cifar(56),
     "ResNet-110": lambda: nets.resnet_cifar(110),
     "ResNet-34": nets.resnet34,

@@ -17,6 +17,7 @@ from shrinkbook.evidence import store
 from shrinkbook.experiments import profiles
 from shrinkbook.experiments.provenance import provenance, remember_source
 from shrinkbook.measure.cost import cost, state_bytes
+from shrinkbook.measure.energy import meter
 from shrinkbook.training import checkpoint, data
 from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, evaluation_batches, through
 from shrinkbook.training.fit import Recipe, fit
@@ -37,6 +38,7 @@ class Experiment:
         seeds: profile -> how many seeds, where the profile's own number is not right (counting needs one).
         seconds: profile -> expected seconds of one run on two cores, or on a GPU where it is meant for one.
         gpu: too long for a processor; left out of a plan for one.
+        needs: public weights it reads; left out of a plan on a machine that has not fetched them.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Experiment:
     seeds: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     gpu: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Context:
         self.data: data.DataSet | None = None
         self.status = "finished"
         self.stages: dict[str, Any] = {}
+        self.evaluations: dict[str, Evaluation] = {}
         self.cells: dict[str, dict[str, dict[str, float]]] = {}
         self.measurements: dict[str, Any] = {}
         self.per_image: dict[str, dict[str, str]] = {}
@@ -120,24 +124,30 @@ class Context:
         recipe: Recipe,
         phase: str,
         resume: Path | None = None,
-        curve: list[float] | None = None,
+        curve: dict[float, Evaluation] | None = None,
     ) -> nn.Module:
         """Train in place, say so, and note history, seconds and collapse.
 
         Args:
             resume: checkpoint to save to and continue from.
-            curve: gets the test accuracy after every epoch, for a figure; nothing may be chosen by it.
+            curve: gets the test images' evaluation at 0, after every epoch, and within the first one after the shares
+                that the settings' ``looks`` names; for a figure, nothing may be chosen by it. Its time is not counted.
         """
 
-        def tell(row: dict[str, Any]) -> None:
+        def look(epoch: float) -> None:
             if curve is not None:
-                curve.append(self.accuracy(model))
+                curve[epoch] = self.evaluate(model)
+
+        def tell(row: dict[str, Any]) -> None:
+            look(row["epoch"] + 1)
             if row["seconds"] > 5 or row["epoch"] + 1 == recipe.epochs:
                 done = f"epoch {row['epoch'] + 1}/{recipe.epochs}"
                 self.progress(f"{phase}: {done}, {row['train_accuracy']:.1f} % in training")
 
         assert self.data is not None, "load_data() comes before train()"
-        result = fit(model, self.data, recipe, self.seed, self.device, checkpoint=resume, progress=tell)
+        looks = () if curve is None else self.config.get("looks", ())
+        look(0)
+        result = fit(model, self.data, recipe, self.seed, self.device, resume, tell, looks=looks, look=look)
         self.history += [{"phase": phase, **row} for row in result.history]
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)
         if result.status == "collapsed":
@@ -162,10 +172,14 @@ class Context:
         return self.evaluate(model).accuracy
 
     def stage(self, name: str, model: nn.Module) -> float:
-        """Measure one stage of a network's life (original, slimmed, tuned, scratch, ...); returns its test accuracy."""
+        """Measure one stage of a network's life (original, slimmed, tuned, scratch, ...); returns its test accuracy.
+
+        Right answers image by image stay in ``evaluations``.
+        """
         assert self.data is not None, "load_data() comes before stage()"
         counted = cost(model, tuple(self.data.x_test.shape[1:]))
-        accuracy = self.accuracy(model)
+        self.evaluations[name] = self.evaluate(model)
+        accuracy = self.evaluations[name].accuracy
         self.stages[name] = {
             "accuracy": {"last": accuracy, "best_by_val": None},
             "mac": counted.mac,
@@ -269,6 +283,7 @@ def _execute(wanted: Unit, device: str | None, progress: Progress) -> dict[str, 
     torch.set_num_threads(wanted.config["threads"])
     context = Context(wanted, device, parents, progress)
     remember_source()
+    joules, reason = meter(device)
     started = time.perf_counter()
     wanted.experiment.function(context)
     seconds = {**context.seconds, "total": round(time.perf_counter() - started, 3)}
@@ -287,7 +302,7 @@ def _execute(wanted: Unit, device: str | None, progress: Progress) -> dict[str, 
         "measurements": context.measurements,
         "history": context.history,
         "seconds": seconds,
-        "energy": {"joule": None, "reason": "no energy meter is read on this device"},
+        "energy": {"joule": joules and round(joules(), 3), "reason": reason},
         "provenance": provenance(context.data, device, profiles.pinned(wanted.profile)),
     }
     if context.per_image:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import random
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from shrinkbook.training.evaluate import evaluating
+
+MODES = ("eager", "channels_last", "compiled")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,31 @@ def latency(
                 if turn >= 0:
                     raw[name].append(seconds)
     return {name: Timing(*_quantiles(values), runs, values) for name, values in raw.items()}
+
+
+def in_mode(model: nn.Module, mode: str) -> nn.Module:
+    """A copy of a network, made ready to be timed as someone who wants speed would run it.
+
+    Args:
+        mode: ``eager``, as it is; ``channels_last``, weights in the layout in which 1x1 convolutions are plain matrix
+            products; ``compiled``, by ``torch.compile`` on its first call, which takes seconds to minutes, with
+            weights frozen and laid out in advance.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; there are {', '.join(MODES)}")
+    twin = copy.deepcopy(model).eval()
+    if mode == "channels_last":
+        return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return cast(nn.Module, torch.compile(twin, options={"freezing": True})) if mode == "compiled" else twin
+
+
+def usable_modes(device: str) -> tuple[str, ...]:
+    """The modes this machine can run: compiling for a processor takes a C++ compiler."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    return MODES if device == "cuda" or compiler else MODES[:2]
 
 
 def saved(base: Timing, other: Timing) -> Saved:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -168,6 +168,8 @@ def fit(
     progress: Callable[[dict[str, Any]], None] | None = None,
     objective: Objective = cross_entropy,
     save_every: float = 60.0,
+    looks: Sequence[float] = (),
+    look: Callable[[float], None] | None = None,
 ) -> Fit:
     """Train the model in place.
 
@@ -176,6 +178,8 @@ def fit(
             never interrupted. Written between epochs, `save_every` seconds apart, and at the end.
         progress: called with every finished row of the history; an exception it raises ends the run.
         objective: (model, images, labels) -> (loss, logits), for losses other than cross entropy.
+        looks: shares of the first epoch after which ``look`` is called with the share, between two steps; it may
+            evaluate the model. The epoch's seconds count without it.
 
     Raises:
         ValueError: no training images, or a checkpoint that belongs to another run.
@@ -202,16 +206,17 @@ def fit(
         torch.manual_seed(derived_seed(seed, epoch))  # dropout and whatever else the model draws
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(epoch)
-        loss, accuracy = train_epoch(
-            network, optimiser, batches(data, keep, recipe, seed, epoch), recipe.dtype, objective
-        )
+        looked, stream = [0.0], batches(data, keep, recipe, seed, epoch)
+        if look is not None and epoch == 0:
+            stream = _looking(stream, math.ceil(len(keep) / recipe.batch), looks, look, looked)
+        loss, accuracy = train_epoch(network, optimiser, stream, recipe.dtype, objective)
         row: dict[str, Any] = {"epoch": epoch, "lr": recipe.rate(epoch), "loss": loss if math.isfinite(loss) else None}
         row["train_accuracy"] = accuracy
         if len(held_out):
             row["val_accuracy"] = evaluate(model, validation, device, dtype=recipe.dtype).accuracy
             if all(row["val_accuracy"] > earlier["val_accuracy"] for earlier in history):
                 best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        row["seconds"] = time.perf_counter() - started
+        row["seconds"] = time.perf_counter() - started - sum(looked)
         history.append(row)
         over = epoch + 1 == recipe.epochs or row["loss"] is None
         if checkpoint is not None and (over or time.monotonic() - saved >= save_every):
@@ -226,6 +231,23 @@ def fit(
         max((row["val_accuracy"] for row in history if "val_accuracy" in row), default=None),
         best,
     )
+
+
+def _looking(
+    stream: Iterator[tuple[Tensor, Tensor]],
+    steps: int,
+    shares: Sequence[float],
+    look: Callable[[float], None],
+    seconds: list[float],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches; before the one that follows a share of the steps, ``look(share)`` is called and timed."""
+    at = {round(share * steps): share for share in shares}
+    for step, batch in enumerate(stream):
+        if step in at:
+            started = time.perf_counter()
+            look(at[step])
+            seconds.append(time.perf_counter() - started)
+        yield batch
 
 
 def _collapsed(history: list[dict[str, Any]], recipe: Recipe, classes: int) -> bool:

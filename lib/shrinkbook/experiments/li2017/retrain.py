@@ -27,12 +27,12 @@ def retrain_one(run: Context, model: nn.Module, name: str) -> None:
     run.measurements.setdefault("kept", {})[name] = report["after"]
     found = {"original": original(run), "slimmed": run.stage(f"{name} slimmed", smaller)}
     if run.fixed_network:
-        note_images(run, "retrain.original", [run.evaluate(model).correct])
-        note_images(run, "retrain.slimmed", [run.evaluate(smaller).correct])
+        note_images(run, "retrain.original", [run.evaluations["original"].correct])
+        note_images(run, "retrain.slimmed", [run.evaluations[f"{name} slimmed"].correct])
     run.train(smaller, run.recipe(config["retrain"]), f"{name}: retrain")
     found["tuned"] = run.stage(f"{name} tuned", smaller)
     if run.fixed_network:
-        note_images(run, "retrain.tuned", [run.evaluate(smaller).correct])
+        note_images(run, "retrain.tuned", [run.evaluations[f"{name} tuned"].correct])
     if config.get("scratch"):
         fresh = initialize(smaller, run.seed + 1000)  # not the seed the large network grew from
         run.train(fresh, run.recipe(config["scratch"]), f"{name}: scratch")

@@ -1,4 +1,4 @@
-"""Images per second of this library's training step beside the usual loop: `python -m shrinkbook.measure.throughput`.
+"""Images per second of this library's training step beside the usual loop: `python -m shrinkbook.bench.throughput`.
 
 The usual loop is what most repositories run on CIFAR: a Dataset of PIL images with RandomCrop(32, padding=4),
 RandomHorizontalFlip, ToTensor and Normalize, a DataLoader with two workers, float32, contiguous tensors. Ours takes
@@ -9,13 +9,10 @@ SGD, and bfloat16 autocast where the processor has units for it. The two alterna
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from shrinkbook.bench import write
 from shrinkbook.nets.resnet import resnet_cifar
 from shrinkbook.nets.vgg import vgg16
-from shrinkbook.training.data import ROOT, STORED, DataError, DataSet, load
+from shrinkbook.training.data import STORED, DataError, DataSet, load
 from shrinkbook.training.fit import PADDING, Recipe, autocast_dtype, batches, sgd, train_step
 
 ROUNDS = 5
@@ -147,8 +145,8 @@ def bench_data() -> tuple[DataSet, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table, write build/bench.json."""
-    parser = argparse.ArgumentParser(prog="python -m shrinkbook.measure.throughput", description=__doc__.split("\n")[0])
+    """Print the table, write build/bench-training.json."""
+    parser = argparse.ArgumentParser(prog="python -m shrinkbook.bench.throughput", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--nets", default="resnet20,resnet56,vgg16", help=f"any of {', '.join(NETS)}")
     parser.add_argument("--batch", type=int, default=128)
@@ -173,17 +171,16 @@ def main(arguments: list[str] | None = None) -> int:
             f"{net:<12}{r['usual']:>10.1f}{r['ours']:>10.1f}{r['ratio']:>8.2f}x   ({r['low']:.2f}-{r['high']:.2f})",
             flush=True,
         )
-    path = Path(os.environ.get("SHRINKBOOK_BUILD") or ROOT / "build") / "bench.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "setting": setting,
-        "data": source,
-        "compile": recipe.compile,
-        "torch": torch.__version__,
-        "networks": results,
-    }
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"written to {path}")
+    write(
+        "training",
+        {
+            "setting": setting,
+            "data": source,
+            "compile": recipe.compile,
+            "torch": torch.__version__,
+            "networks": results,
+        },
+    )
     return 0
 
 

@@ -1,0 +1,100 @@
+"""Kim et al. 2016, Tucker decomposition with EVBMF ranks: every experiment and its budgets.
+
+`quick` counts the full-size networks and tells the story of figure 3 on digits. `standard` times the four networks on
+this machine, AlexNet and VGG-16 at the printed ranks, and compresses public ResNets. ImageNet is not attempted.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shrinkbook.experiments.kim2016.cost import additions, by_shapes, common_share, costs, printed_ranks
+from shrinkbook.experiments.kim2016.finetune import finetune, imagenet_ranks, public_finetune
+from shrinkbook.experiments.kim2016.timing import layer_by_layer, layer_inputs, layer_table, speed_table, whole_network
+from shrinkbook.experiments.run import Experiment
+
+__all__ = [
+    "EXPERIMENTS",
+    "additions",
+    "by_shapes",
+    "common_share",
+    "layer_inputs",
+    "layer_table",
+    "printed_ranks",
+    "speed_table",
+]
+
+# Section 3.3: a tenth of the network's own rate, divided by 10 every 5 epochs.
+PAPER_LIKE = {"epochs": 15, "batch": 128, "lr": 0.01, "milestones": [1 / 3, 2 / 3], "augment": True}
+TWO_EPOCHS = {"epochs": 2, "batch": 128, "lr": 0.01, "milestones": [0.5], "augment": True}
+
+
+def _public(net: str, schedule: str, recipe: Mapping[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
+    return {
+        "standard": {
+            "data": "cifar10", "net": net, "dtype": "bfloat16", "schedule": f"public weights, {schedule}",
+            "keep_out": ["linear"], "finetune": recipe, **more,
+        }
+    }  # fmt: skip
+
+
+def _timed(net: str, batch: int, rounds: int) -> dict[str, dict[str, Any]]:
+    ranks = "printed" if net in ("AlexNet", "VGG-16") else "common share"
+    budget = {"batch": batch, "rounds": rounds, "warmup": 2, "schedule": f"batch {batch}"}
+    return {"standard": {"net": net, "ranks": ranks, **budget}}
+
+
+_TIMED = {"alexnet": "AlexNet", "vgg_s": "VGG-S", "googlenet": "GoogLeNet", "vgg16": "VGG-16"}
+
+_ALL = [
+    Experiment(
+        "kim2016.cost", costs, {"quick": {"threads": 1}, "standard": {"threads": 1}, "paper": {"threads": 1}},
+        seeds={"quick": 1, "standard": 1, "paper": 1}, seconds={"quick": 4, "standard": 4, "paper": 4},
+    ),
+    Experiment(
+        "kim2016.digits_finetune", finetune,
+        {
+            "quick": {
+                "data": "digits", "net": "digits VGG", "schedule": "30 epochs",
+                # Their ranks are estimated as 0: nine pixels, and the ten classes themselves.
+                "keep_out": ["features.conv_1", "classifier.linear_2"],
+                "finetune": {"epochs": 30, "batch": 32, "lr": 0.01, "milestones": [0.5]},
+            }
+        },
+        parents=("li2017.digits_vgg",), seconds={"quick": 7},
+    ),
+    *[
+        Experiment(f"kim2016.{key}_latency", whole_network, _timed(net, 1, 15), version=2, seconds={"standard": 60})
+        for key, net in _TIMED.items()
+    ],
+    *[
+        Experiment(
+            f"kim2016.{key}_latency_batch32", whole_network, _timed(net, 32, 3),
+            seeds={"standard": 3}, seconds={"standard": 120},
+        )
+        for key, net in _TIMED.items()
+    ],
+    *[
+        Experiment(f"kim2016.{key}_layers", layer_by_layer, _timed(net, 1, 15), seconds={"standard": 20})
+        for key, net in _TIMED.items()
+        if key != "googlenet"
+    ],
+    Experiment(
+        "kim2016.resnet20_finetune_15ep", public_finetune,
+        _public("ResNet-20", "15 epochs", PAPER_LIKE, looks=[0.125, 0.25, 0.5]),
+        seeds={"standard": 1}, seconds={"standard": 1500},
+    ),
+    Experiment(
+        "kim2016.resnet56_finetune_2ep", public_finetune, _public("ResNet-56", "2 epochs", TWO_EPOCHS),
+        seeds={"standard": 1}, seconds={"standard": 900},
+    ),
+    *[
+        Experiment(
+            f"kim2016.{key}_imagenet_ranks", imagenet_ranks,
+            {"standard": {"weights": f"{key}-public", "net": _TIMED[key], "schedule": "public weights"}},
+            needs=(f"{key}-public",), seeds={"standard": 1}, seconds={"standard": 60},
+        )
+        for key in ("alexnet", "vgg16", "googlenet")
+    ],
+]  # fmt: skip
+
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
