@@ -92,7 +92,7 @@ def test_common_shares_meet_the_printed_totals() -> None:
 
 
 def test_public_weights_tell_the_whole_story(small_cifar: SmallCifar) -> None:
-    name = "kim2016.resnet20_finetune_15ep"
+    name = "kim2016.resnet20_finetune_10ep"
     recipe = {"epochs": 1, "batch": 2, "lr": 0.01}
     run = small_cifar(name, {name: {"finetune": recipe, "looks": [0.5], "keep_out": []}})
     curve = run["measurements"]["curve"]

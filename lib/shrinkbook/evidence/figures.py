@@ -138,6 +138,51 @@ def image_grid(arrays: Sequence[np.ndarray], titles: Sequence[str] | None = None
     return figure
 
 
+def heat_maps(
+    panels: Mapping[str, np.ndarray],
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    ylabel: str,
+    xlabel: str,
+    label: str,
+    across: int = 3,
+) -> Picture:
+    """Matrices of ratios with their numbers, on one logarithmic scale: white is 1, blue above, red below.
+
+    Args:
+        panels: title -> (rows, columns), all above 0.
+        rows, columns: names of the axes' steps.
+        ylabel, xlabel: quantity and unit of rows and columns.
+        label: what the colour says.
+    """
+    wide = min(across, len(panels))
+    high = math.ceil(len(panels) / wide)
+    height = high * (0.9 + 0.42 * len(rows)) + 0.3
+    figure = Picture(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True)
+    largest = max(float(np.abs(np.log2(matrix)).max()) for matrix in panels.values()) or 1.0
+    for axis, (title, matrix) in zip(axes.flat, panels.items(), strict=False):
+        shown = axis.imshow(np.log2(matrix), cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+        for (row, column), value in np.ndenumerate(matrix):
+            dark = abs(math.log2(value)) > 0.6 * largest
+            axis.text(
+                column, row, f"{value:.2g}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
+            )
+        axis.set_title(title, fontsize=10)
+        axis.set_xticks(range(len(columns)), [str(column) for column in columns], fontsize=8)
+        axis.set_yticks(range(len(rows)), [str(row) for row in rows], fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel)
+    for axis in axes[-1]:
+        axis.set_xlabel(xlabel)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    steps = [step for step in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if abs(math.log2(step)) <= largest]
+    bar = figure.colorbar(shown, ax=axes, ticks=[math.log2(step) for step in steps], label=label)
+    bar.ax.set_yticklabels([f"{step:g}" for step in steps])
+    return figure
+
+
 def curve(runs: Sequence[Run], x: str, y: str, original: bool = True) -> Curve:
     """One curve over several seeds: (x, mean, lowest, highest), from two paths inside the runs' measurements.
 

@@ -2,22 +2,39 @@
 
 from shrinkbook.nets.alexnet import alexnet
 from shrinkbook.nets.coupling import Coupling
+from shrinkbook.nets.densenet import DenseNet, densenet_12_40, densenet_bc_100_12
 from shrinkbook.nets.googlenet import googlenet
 from shrinkbook.nets.init import initialize
-from shrinkbook.nets.resnet import ResNet, resnet34, resnet_cifar
-from shrinkbook.nets.vgg import VGG, vgg16
+from shrinkbook.nets.preact_resnet import (
+    PreactResNet,
+    preact_resnet_bottleneck,
+    preact_resnet_cifar,
+    preact_resnet_imagenet,
+)
+from shrinkbook.nets.resnet import ResNet, resnet18, resnet34, resnet50, resnet_cifar
+from shrinkbook.nets.vgg import VGG, vgg16, vgg16_one_linear
 from shrinkbook.nets.vgg_imagenet import vgg16_imagenet, vgg_s
 
 __all__ = [
     "VGG",
     "Coupling",
+    "DenseNet",
+    "PreactResNet",
     "ResNet",
     "alexnet",
+    "densenet_12_40",
+    "densenet_bc_100_12",
     "googlenet",
     "initialize",
+    "preact_resnet_bottleneck",
+    "preact_resnet_cifar",
+    "preact_resnet_imagenet",
+    "resnet18",
     "resnet34",
+    "resnet50",
     "resnet_cifar",
     "vgg16",
     "vgg16_imagenet",
+    "vgg16_one_linear",
     "vgg_s",
 ]

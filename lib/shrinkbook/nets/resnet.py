@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks: the CIFAR family of He et al. 2016, section 4.2, and ResNet-34 for ImageNet."""
+"""Residual networks: the CIFAR family of He et al. 2016, section 4.2, and ResNet-18, 34 and 50 for ImageNet."""
 
 from collections.abc import Sequence
 
@@ -24,40 +24,70 @@ class PaddedShortcut(nn.Module):
         return F.pad(F.max_pool2d(x, 1, self.stride), (0, 0, 0, 0, self.before, self.after))
 
 
+def shortcut(in_channels: int, out_channels: int, stride: int, projection: bool) -> nn.Module:
+    """The way around a block: the identity, or where the shape changes a projection (option B) or padding (A)."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    if projection:
+        return nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+        )
+    return PaddedShortcut(in_channels, out_channels, stride)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, projection: bool) -> None:
+    convolutions, expansion = 2, 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, projection: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = (
-                nn.Sequential(
-                    nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-                )
-                if projection
-                else PaddedShortcut(in_channels, out_channels, stride)
-            )
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = shortcut(in_channels, width, stride, projection)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x), inplace=True)
 
 
+class BottleneckBlock(nn.Module):
+    """A 3x3 convolution between two of 1x1 beside a shortcut; the last one widens to 4 ``width`` maps.
+
+    The stride is that of the 3x3 convolution, as in torchvision's weights; He et al. 2016 give it to the first one.
+    """
+
+    convolutions, expansion = 3, 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, projection: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.shortcut = shortcut(in_channels, 4 * width, stride, projection)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x), inplace=True)
+
+
 class ResNet(nn.Module):
-    """A stem, stages of basic blocks (each after the first halves the maps), global average pooling, a linear layer.
+    """A stem, stages of residual blocks (each after the first halves the maps), global average pooling, a linear layer.
 
     Args:
         blocks: blocks of each stage.
-        widths: channels of each stage.
+        widths: channels of the 3x3 convolutions of each stage.
         classes: number of classes.
         in_channels: channels of the input.
         projection: where the shape changes, shortcuts are 1x1 convolutions with batch norm (option B), not padding (A).
         imagenet_stem: 7x7 convolution of stride 2 and 3x3 max pooling instead of one 3x3 convolution.
+        block: what the stages are made of.
     """
 
     def __init__(
@@ -68,9 +98,10 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         projection: bool = False,
         imagenet_stem: bool = False,
+        block: type[BasicBlock] | type[BottleneckBlock] = BasicBlock,
     ) -> None:
         super().__init__()
-        self.blocks, self.projection = tuple(blocks), projection
+        self.blocks, self._convolutions = tuple(blocks), block.convolutions
         if imagenet_stem:
             self.conv1 = nn.Conv2d(in_channels, widths[0], 7, stride=2, padding=3, bias=False)
             self.pool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
@@ -83,8 +114,8 @@ class ResNet(nn.Module):
             strides = [1 if stage == 1 else 2] + [1] * (count - 1)
             layer = nn.Sequential()
             for stride in strides:
-                layer.append(BasicBlock(channels, width, stride, projection))
-                channels = width
+                layer.append(block(channels, width, stride, projection))
+                channels = width * block.expansion
             self.add_module(f"layer{stage}", layer)
         self.linear = nn.Linear(channels, classes)
 
@@ -104,25 +135,28 @@ class ResNet(nn.Module):
     def couplings(self) -> dict[str, Coupling]:
         """Every set of maps that can be pruned, from input to output (Li et al. 2017, section 3.3).
 
-        ``conv_2, conv_4, ...`` are the first convolutions of the blocks, numbered over all 3x3 (and 7x7) convolutions
-        with the stem as 1. ``stage_2, ...`` are the maps that the second convolutions and the projection of a stage
-        add up, ranked by the projection; they exist only with projection shortcuts, for padding cannot choose maps.
+        ``conv_2, conv_4, ...`` are the first convolutions of basic blocks (of bottleneck blocks the first two:
+        ``conv_2, conv_3, conv_5, ...``), numbered over all convolutions but the shortcuts' with the stem as 1.
+        ``stage_2, ...`` are the maps that the last convolutions of the blocks and the projection of a stage add up,
+        ranked by the projection; they exist only with projection shortcuts, for padding cannot choose maps.
         """
         couplings: dict[str, Coupling] = {}
         number = 2
         for stage, count in enumerate(self.blocks, start=1):
             block_paths = [f"layer{stage}.{index}" for index in range(count)]
             for path in block_paths:
-                first = f"{path}.conv1"
-                couplings[f"conv_{number}"] = Coupling((first,), (f"{path}.bn1",), (f"{path}.conv2",), first, stage)
-                number += 2
-            if self.projection and stage > 1:
+                for inner in range(1, self._convolutions):
+                    conv, norm, reader = f"{path}.conv{inner}", f"{path}.bn{inner}", f"{path}.conv{inner + 1}"
+                    couplings[f"conv_{number + inner - 1}"] = Coupling((conv,), (norm,), (reader,), conv, stage)
+                number += self._convolutions
+            if isinstance(self.get_submodule(f"layer{stage}.0.shortcut"), nn.Sequential):
+                last = self._convolutions
                 projection = f"layer{stage}.0.shortcut.0"
                 following = f"layer{stage + 1}.0"
                 readers = (f"{following}.conv1", f"{following}.shortcut.0") if stage < len(self.blocks) else ("linear",)
                 couplings[f"stage_{stage}"] = Coupling(
-                    producers=(projection, *(f"{path}.conv2" for path in block_paths)),
-                    norms=(f"layer{stage}.0.shortcut.1", *(f"{path}.bn2" for path in block_paths)),
+                    producers=(projection, *(f"{path}.conv{last}" for path in block_paths)),
+                    norms=(f"layer{stage}.0.shortcut.1", *(f"{path}.bn{last}" for path in block_paths)),
                     consumers=(*(f"{path}.conv1" for path in block_paths[1:]), *readers),
                     ranked_by=projection,
                     stage=stage,
@@ -141,6 +175,18 @@ def resnet_cifar(depth: int, classes: int = 10) -> ResNet:
     return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes)
 
 
+def resnet18(classes: int = 1000) -> ResNet:
+    """ResNet-18 for 224x224 images with projection shortcuts, as He et al. 2016, table 1: 1,220,608 3x3 kernels."""
+    return ResNet((2, 2, 2, 2), (64, 128, 256, 512), classes=classes, projection=True, imagenet_stem=True)
+
+
 def resnet34(classes: int = 1000) -> ResNet:
     """ResNet-34 for 224x224 images with projection shortcuts, as He et al. 2016, table 1."""
     return ResNet((3, 4, 6, 3), (64, 128, 256, 512), classes=classes, projection=True, imagenet_stem=True)
+
+
+def resnet50(classes: int = 1000) -> ResNet:
+    """ResNet-50 for 224x224 images: 25,557,032 parameters, of which 11,317,248 in 3x3 convolutions."""
+    return ResNet(
+        (3, 4, 6, 3), (64, 128, 256, 512), classes=classes, projection=True, imagenet_stem=True, block=BottleneckBlock
+    )

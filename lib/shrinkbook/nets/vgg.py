@@ -1,4 +1,4 @@
-"""VGG-16 for CIFAR-10, as Li et al. 2017 use it: Zagoruyko's network (torch.ch blog, 2015) without dropout."""
+"""VGG-16 for CIFAR-10: Zagoruyko's network (torch.ch blog, 2015) without dropout, with two linear layers or one."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 51
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions with batch norm and ReLU, each closed by 2x2 max pooling, then two linear layers.
+    """Stages of 3x3 convolutions with batch norm and ReLU, each closed by 2x2 max pooling, then linear layers.
 
-    Layers carry the paper's names: ``features.conv_1`` to ``features.conv_13``, ``classifier.linear_1``,
+    Layers carry the names of Li et al. 2017: ``features.conv_1`` to ``features.conv_13``, ``classifier.linear_1``,
     ``classifier.linear_2``. Input (batch, in_channels, side, side), output (batch, classes) logits.
 
     Args:
         stages: filters of every convolution, stage by stage.
-        hidden: units of the first linear layer.
+        hidden: units of the first of two linear layers, None for one linear layer only.
         classes: number of classes.
         in_channels: channels of the input.
         side: height and width of the input; halved once per stage, must not vanish.
@@ -28,7 +28,12 @@ class VGG(nn.Module):
     """
 
     def __init__(
-        self, stages: Sequence[Sequence[int]], hidden: int, classes: int = 10, in_channels: int = 3, side: int = 32
+        self,
+        stages: Sequence[Sequence[int]],
+        hidden: int | None,
+        classes: int = 10,
+        in_channels: int = 3,
+        side: int = 32,
     ) -> None:
         super().__init__()
         last_side = side >> len(stages)
@@ -47,14 +52,15 @@ class VGG(nn.Module):
                 channels = width
             layers[f"pool_{stage}"] = nn.MaxPool2d(2)
         self.features = nn.Sequential(layers)
-        self.classifier = nn.Sequential(
-            OrderedDict(
-                linear_1=nn.Linear(channels * last_side**2, hidden),
-                bn_linear_1=nn.BatchNorm1d(hidden),
-                relu_linear_1=nn.ReLU(inplace=True),
-                linear_2=nn.Linear(hidden, classes),
-            )
+        features = channels * last_side**2
+        classifier: OrderedDict[str, nn.Module] = OrderedDict(
+            linear_1=nn.Linear(features, classes if hidden is None else hidden)
         )
+        if hidden is not None:
+            classifier["bn_linear_1"] = nn.BatchNorm1d(hidden)
+            classifier["relu_linear_1"] = nn.ReLU(inplace=True)
+            classifier["linear_2"] = nn.Linear(hidden, classes)
+        self.classifier = nn.Sequential(classifier)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
@@ -78,3 +84,11 @@ class VGG(nn.Module):
 def vgg16(classes: int = 10) -> VGG:
     """VGG-16 on 32x32 colour images: 313,463,808 multiply-accumulates, 14,991,946 parameters (Li et al., table 2)."""
     return VGG(VGG16_STAGES, hidden=512, classes=classes)
+
+
+def vgg16_one_linear(classes: int = 10) -> VGG:
+    """VGG-16 of Son et al. 2018: one linear layer behind 13 convolutions of 313,196,544 multiply-accumulates.
+
+    1,634,496 kernels of 3x3; the convolutions have biases in addition to batch norm.
+    """
+    return VGG(VGG16_STAGES, hidden=None, classes=classes)

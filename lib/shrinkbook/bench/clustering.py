@@ -1,4 +1,4 @@
-"""Seconds for a Lloyd iteration beside scikit-learn's: `python -m shrinkbook.measure.clustering_bench`.
+"""Seconds for a Lloyd iteration beside scikit-learn's: `python -m shrinkbook.bench.clustering`.
 
 Both cluster the same normalised 3x3 kernels from the same centroids, with the same number of iterations and threads:
 128 centroids, and 32 centroids under the eight symmetries against scikit-learn's plain 256 (as many to compare with).
@@ -106,7 +106,7 @@ def stored_kernels(path: str) -> Tensor:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, write build/bench-clustering.json."""
     parser = argparse.ArgumentParser(
-        prog="python -m shrinkbook.measure.clustering_bench", description=__doc__.split("\n")[0]
+        prog="python -m shrinkbook.bench.clustering", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--weights", help="a checkpoint (safetensors) whose 3x3 kernels are clustered")
     parser.add_argument("--kernels", type=int, default=VGG16_KERNELS, help="number of random kernels without --weights")
