@@ -46,6 +46,7 @@ def public_network(run: Context) -> None:
 
 def every(run: Context, model: nn.Module) -> None:
     """Each model of the settings before and after fine-tuning, and the original fine-tuned as much as they are."""
+    run.measurements["kernels"] = sum(layer.kernels for layer in plan(model, 1).layers)
     control = copy.deepcopy(model)
     run.train(control, run.recipe(run.config["finetune"]), "control")
     run.stage("control tuned", control)
