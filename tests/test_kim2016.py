@@ -11,6 +11,7 @@ from shrinkbook.experiments import catalogue, kim2016
 from shrinkbook.experiments.kim2016 import timing
 from shrinkbook.experiments.kim2016.cost import compressed
 from shrinkbook.experiments.run import ensure, unit
+from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.cost import cost
 from shrinkbook.training import weights
 
@@ -143,7 +144,7 @@ def test_ranks_of_public_imagenet_weights(scratch, monkeypatch: pytest.MonkeyPat
 def test_layers_are_timed_on_what_they_read() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2 * 4 * 4, 3)).eval()
     image = torch.randn(1, 1, 6, 6)
-    seen = kim2016.layer_inputs(model, image)
+    seen = layer_inputs(model, image)
     assert torch.equal(seen["0"], image)
     assert torch.equal(seen["2"], model[1](model[0](image)))
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -10,11 +10,13 @@ from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, son2018
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.run import ensure, unit
+from shrinkbook.experiments.son2018.cluster import with_random_indices
 from shrinkbook.experiments.son2018.cost import CODEBOOK_BITS, IMAGENET, on_meta, planned, ratio
 from shrinkbook.experiments.son2018.variants import index_bits, is_plain, settings
 from shrinkbook.methods.clustered_bytes import from_bytes, sizes, to_bytes
 from shrinkbook.methods.clustered_layers import Codebook, cluster_conv, replace_layers
 from shrinkbook.methods.kernel_clustering import spatial_layers
+from shrinkbook.methods.kernel_sharing import shared_cost
 from shrinkbook.methods.kernel_transforms import permutations
 
 PAPER = claims.load("son2018")
@@ -135,16 +137,46 @@ def test_files_of_clustered_digits_networks_hold_what_the_formula_says(digits) -
 def test_sharing_is_counted_layer_by_layer(digits) -> None:
     found = digits["measurements"]
     plain = [name for name in digits["config"]["models"] if is_plain(name)]
-    assert len(found["layers"]["acceleration"]) == 7 * len(plain) == len(found["layers"]["channels_per_centroid"])
+    assert len(found["gaps"]["shared_over_random"]) == len(found["acceleration"]["ratio"]) == len(plain)
     assert all(value >= 1 for value in found["acceleration"]["ratio"])
     assert (
         found["acceleration"]["models"]["C64"] == found["acceleration"]["ratio"][found["acceleration"]["bits"].index(6)]
     )
 
 
+def test_every_clustered_layer_is_timed_in_both_orders(digits) -> None:
+    rows = digits["measurements"]["sharing"]
+    assert [row["layer"] for row in rows] == [f"features.conv_{number}" for number in range(1, 8)]
+    assert all(min(row["seconds"].values()) > 0 for row in rows)
+    total = sum(row["dense"] for row in rows) / sum(min(row["add-then-conv"], row["conv-then-add"]) for row in rows)
+    assert total == pytest.approx(digits["measurements"]["acceleration"]["models"]["C64"])
+    table = son2018.sharing_table(digits)
+    assert table["counted"].min() >= 1
+
+
+def test_random_indices_are_the_control_of_sharing() -> None:
+    conv = torch.nn.Conv2d(40, 40, 3, bias=False)
+    codebook = Codebook(torch.randn(16, 3, 3))
+    same = torch.zeros(40, 40, dtype=torch.int64)  # one centroid everywhere: as much to share as can be
+    layer = torch.nn.Sequential(cluster_conv(conv, codebook, same))
+    twin = with_random_indices(layer, seed=0)
+    assert shared_cost(layer, (40, 8, 8)).acceleration == 40
+    expected = 40 / (16 * (1 - (1 - 1 / 16) ** 40))
+    assert shared_cost(twin, (40, 8, 8)).acceleration == pytest.approx(expected, rel=0.03)
+    assert int(layer[0].index.max()) == 0  # the network itself is left alone
+
+
+def test_batch_norm_taken_anew_trains_no_weight(digits) -> None:
+    found = digits["measurements"]
+    assert set(found["refreshed"]) == set(found["tuned"])
+    assert found["refreshed"]["C256"] > found["clustered"]["C256"] + 5
+    assert found["recovery"]["midway"] == pytest.approx((found["refreshed"]["C64"] + found["baseline"]["original"]) / 2)
+
+
 def test_pruned_kernels_stay_pruned_and_shrink_the_file(digits) -> None:
     joint, stages = digits["measurements"]["joint"], digits["stages"]
-    assert joint["ratio"] > joint["kernels_ratio"] > digits["measurements"]["bytes"]["C64"]["ratio"]
+    assert joint["ratio"] == joint["ratio_with_mask"]  # whole filters go, no kernel is masked
+    assert joint["kernels_ratio"] > joint["kernels_ratio_with_mask"] > digits["measurements"]["bytes"]["C64"]["ratio"]
     assert stages["filter-pruning"]["mac"] < stages["original"]["mac"] == stages["P"]["mac"]
 
 

@@ -3,6 +3,7 @@
 import base64
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,3 +55,18 @@ def packed(counts: Tensor) -> str:
 def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
     """For run files: enough digits to draw and compare, not the noise behind them."""
     return [round(float(value), digits) for value in values]
+
+
+def layer_inputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """What every module reads when the network sees ``image``, by module path."""
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Any:
+        return lambda module, inputs: seen.__setitem__(name, inputs[0].detach().clone())
+
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in model.named_modules() if name]
+    with torch.inference_mode():
+        model(image)
+    for handle in handles:
+        handle.remove()
+    return seen

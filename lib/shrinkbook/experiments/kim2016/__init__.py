@@ -9,7 +9,7 @@ from typing import Any
 
 from shrinkbook.experiments.kim2016.cost import additions, by_shapes, common_share, costs, printed_ranks
 from shrinkbook.experiments.kim2016.finetune import finetune, imagenet_ranks, public_finetune
-from shrinkbook.experiments.kim2016.timing import layer_by_layer, layer_inputs, layer_table, speed_table, whole_network
+from shrinkbook.experiments.kim2016.timing import layer_by_layer, layer_table, speed_table, whole_network
 from shrinkbook.experiments.run import Experiment
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "additions",
     "by_shapes",
     "common_share",
-    "layer_inputs",
     "layer_table",
     "printed_ranks",
     "speed_table",

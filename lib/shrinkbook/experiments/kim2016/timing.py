@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shrinkbook.experiments.kim2016.cost import ORIGINALS, RANKS, compressed
 from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.energy import power
 from shrinkbook.measure.latency import in_mode, latency, usable_modes
 from shrinkbook.methods.tucker import Report
@@ -113,21 +114,6 @@ def _peak_rate(device: str, size: int = 2048, rounds: int = 15) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return size**3 / best
-
-
-def layer_inputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """What every module reads when the network sees ``image``, by module path."""
-    seen: dict[str, Tensor] = {}
-
-    def watch(name: str) -> Any:
-        return lambda module, inputs: seen.__setitem__(name, inputs[0].detach().clone())
-
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in model.named_modules() if name]
-    with torch.inference_mode():
-        model(image)
-    for handle in handles:
-        handle.remove()
-    return seen
 
 
 def speed_table(timed: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]) -> pd.DataFrame:

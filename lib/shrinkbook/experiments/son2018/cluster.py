@@ -8,13 +8,17 @@ from torch import Tensor, nn
 from shrinkbook.experiments.li2017.models import PRUNED
 from shrinkbook.experiments.public import loaded
 from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.son2018.sharing import by_layer
 from shrinkbook.experiments.son2018.variants import index_bits, is_plain, settings
-from shrinkbook.experiments.steps import note_images, original, rounded, trained
+from shrinkbook.experiments.steps import note_images, rounded, trained
 from shrinkbook.methods import filter_pruning
 from shrinkbook.methods.clustered_bytes import from_bytes, sizes, to_bytes
 from shrinkbook.methods.clustered_layers import clustered_layers, codebooks
 from shrinkbook.methods.kernel_clustering import compress, plan, prune_kernels, pruned_stay_zero
-from shrinkbook.methods.kernel_sharing import SharedCost, counts, shared_cost
+from shrinkbook.methods.kernel_sharing import SharedCost, shared_cost
+from shrinkbook.training.evaluate import recalibrate_batch_norm
+
+REFRESH = 2000  # training images that batch norm statistics are taken from
 
 
 def trained_network(run: Context) -> None:
@@ -34,6 +38,7 @@ def vgg16(run: Context) -> None:
         row = f"VGG-16-{name.replace('-M', '-M13') if name.endswith('-M') else name}"
         run.cell(f"cifar10/{row}/error", 100 - accuracy)
         run.cell(f"cifar10/{row}/acceleration", found["acceleration"]["models"][name])
+        run.cell(f"cifar10/{row}/flop", found["acceleration"]["multiplications"][name])
     run.cell("pruning/C512/error", 100 - found["tuned"]["C512"])
     run.cell("pruning/filter-pruning/error", 100 - joined["pruned"])
     run.cell("pruning/filter-pruning-C512/error", 100 - joined["pruned_clustered"])
@@ -50,21 +55,21 @@ def every(run: Context, model: nn.Module) -> None:
     control = copy.deepcopy(model)
     run.train(control, run.recipe(run.config["finetune"]), "control")
     run.stage("control tuned", control)
-    run.measurements["baseline"] = {"original": original(run), "tuned": run.stages["control tuned"]["accuracy"]["last"]}
+    stages = {"original": "original", "tuned": "control tuned"}
+    run.measurements["baseline"] = {name: _last(run, stage) for name, stage in stages.items()}
     if run.fixed_network:
-        note_images(run, "baseline.original", [run.evaluations["original"].correct])
+        for name, stage in stages.items():
+            note_images(run, f"baseline.{name}", [run.evaluations[stage].correct])
     shared: dict[str, SharedCost] = {}
-    layers: dict[str, list[float]] = {"channels_per_centroid": [], "acceleration": []}
+    random: dict[str, float] = {}
     for name in run.config["models"]:
         smaller = one(run, model, name)
         shared[name] = shared_cost(smaller, _shape(run))
-        if is_plain(name):
-            for layer in clustered_layers(smaller).values():
-                found = counts(layer)
-                layers["channels_per_centroid"].append(max(layer.index.shape) / len(layer.codebook.centroids))
-                layers["acceleration"].append(found.dense / found.shared)
+        random[name] = shared_cost(with_random_indices(smaller, run.seed), _shape(run)).acceleration
         if name == run.config["pictured"]:
             picture(run, smaller)
+            on_cpu = copy.deepcopy(smaller).cpu().float().eval()
+            run.measurements["sharing"] = by_layer(on_cpu, torch.randn(1, *_shape(run)), run.seed)
         run.progress(f"{name}: {_last(run, f'{name} clustered'):.2f} %, tuned {_last(run, f'{name} tuned'):.2f} %")
     plain = sorted((name for name in shared if is_plain(name)), key=index_bits)
     run.measurements["trend"] = {
@@ -79,29 +84,63 @@ def every(run: Context, model: nn.Module) -> None:
         "bits": [index_bits(name) for name in plain],
         "ratio": [shared[name].acceleration for name in plain],
         "models": {name: found.acceleration for name, found in shared.items()},
+        "random": random,
+        "multiplications": {name: found.total("shared", False) for name, found in shared.items()},
     }
-    run.measurements["layers"] = {name: rounded(values, 4) for name, values in layers.items()}
+    tuned, baseline = run.measurements["tuned"], run.measurements["baseline"]
+    run.measurements["gaps"] = {
+        "shared_over_random": [shared[name].acceleration / random[name] - 1 for name in plain],
+        "c128_over_original_and_control": [tuned["C128"] - baseline[name] for name in stages],
+    }
+    if run.fixed_network:
+        run.per_image_pairs["gaps.c128_over_original_and_control"] = [
+            ["tuned.C128", f"baseline.{name}"] for name in stages
+        ]
+    recovery(run)
+
+
+def with_random_indices(clustered: nn.Module, seed: int) -> nn.Module:
+    """A copy in which every kernel has a centroid and a transform drawn at random: what the numbers alone share."""
+    twin, generator = copy.deepcopy(clustered), torch.Generator().manual_seed(seed)
+    for layer in clustered_layers(twin).values():
+        k, transforms = len(layer.codebook.centroids), layer.codebook.transforms
+        for indices, count in ((layer.index, k), (layer.transform, transforms)):
+            indices.copy_(torch.randint(count, indices.shape, generator=generator))
+    return twin
+
+
+def recovery(run: Context) -> None:
+    """For C64: fine-tuned, against midway between clustered (batch norm taken anew) and original."""
+    baseline, refreshed, tuned = (run.measurements[name] for name in ("baseline", "refreshed", "tuned"))
+    run.measurements["recovery"] = {"tuned": tuned["C64"], "midway": (refreshed["C64"] + baseline["original"]) / 2}
+    if run.fixed_network:
+        right = {stage: run.evaluations[stage].correct for stage in ("original", "C64 refreshed", "C64 tuned")}
+        note_images(run, "recovery.tuned", [right["C64 tuned"]] * 2)
+        note_images(run, "recovery.midway", [right["C64 refreshed"], right["original"]])
 
 
 def one(run: Context, model: nn.Module, name: str) -> nn.Module:
-    """One clustered model: stages ``<name> clustered`` and ``<name> tuned``, its bytes; returns it fine-tuned."""
+    """One clustered model: stages ``<name> clustered``, ``refreshed`` (batch norm statistics taken anew, no weight
+    trained) and ``tuned``, and its bytes; returns it fine-tuned."""
+    assert run.data is not None
     smaller, report = compress(model, **settings(name, model), seed=run.seed, max_iterations=run.config["iterations"])
     run.stage(f"{name} clustered", smaller)
+    refreshed = copy.deepcopy(smaller)
+    recalibrate_batch_norm(refreshed, run.data, REFRESH, run.device)
+    run.stage(f"{name} refreshed", refreshed)
     run.train(smaller, run.recipe(run.config["finetune"]), name)
     run.stage(f"{name} tuned", smaller)
-    for stage in ("clustered", "tuned"):
+    for stage in ("clustered", "refreshed", "tuned"):
         run.measurements.setdefault(stage, {})[name] = _last(run, f"{name} {stage}")
         if run.fixed_network:
             note_images(run, f"{stage}.{name}", [run.evaluations[f"{name} {stage}"].correct])
-    data = to_bytes(smaller)
-    again = from_bytes(data, model)
-    run.measurements.setdefault("bytes", {})[name] = {
-        **sizes(data),
-        "file": len(data),
-        "formula": report.bits_after() / 8,
-        "ratio": report.ratio(),
-        "reloaded_accuracy": run.accuracy(again),
-    }
+    row: dict[str, float | None] = {
+        "formula": report.bits_after() / 8, "ratio": report.ratio(), "reloaded_accuracy": None
+    }  # fmt: skip
+    if all(tensor.isfinite().all() for tensor in smaller.state_dict().values()):  # a collapsed one has no bytes
+        data = to_bytes(smaller)
+        row |= {**sizes(data), "file": len(data), "reloaded_accuracy": run.accuracy(from_bytes(data, model))}
+    run.measurements.setdefault("bytes", {})[name] = row
     return smaller
 
 
@@ -134,7 +173,13 @@ def joint(run: Context, model: nn.Module) -> None:
         run.stage(f"{name}-C{k} clustered", clustered)
         run.train(clustered, run.recipe(run.config["finetune"]), f"{name}-C{k}")
         found[f"{key}pruned_clustered"] = run.stage(f"{name}-C{k} tuned", clustered)
-        found[f"{key}ratio"] = plan(model, 1).bits_before / (report.bits_after() + report.mask_bits)
+        before = plan(model, 1).bits_before
+        found[f"{key}ratio"] = before / report.bits_after()
+        found[f"{key}ratio_with_mask"] = before / (report.bits_after() + report.mask_bits)
+        if name == "filter-pruning":
+            again = copy.deepcopy(smaller)
+            run.train(again, run.recipe(run.config["finetune"]), "filter-pruning again")
+            found["pruned_again"] = run.stage("filter-pruning again", again)
     run.measurements["joint"] = found
 
 

@@ -60,7 +60,7 @@ def costs(run: Context) -> None:
         if net == "VGG-16":
             run.cell("kernels/VGG-16/share", 100 * 9 * kernels / parameter_count(nets[net]))
             for table in ("cifar10", "pruning"):
-                run.cell(f"{table}/VGG-16/size", 36 * kernels / 1e6)
+                run.cell(f"{table}/VGG-16/size", planned(net, "C512", nets[net]).bits_before / 8e6)
             run.cell("cifar10/VGG-16/flop", cost(nets[net], (3, 32, 32)).without("classifier").mac)
     sizes: dict[str, dict[str, Any]] = {}
     for net, model in nets.items():
@@ -85,7 +85,8 @@ def costs(run: Context) -> None:
     run.cell("pruning/C512/size", sizes["VGG-16"]["C512"]["megabytes"])
     run.cell("pruning/C512/ratio", sizes["VGG-16"]["C512"]["ratio"])
     before, pruned = (sizes[net]["C512"]["kernels"] for net in ("VGG-16", "VGG-16-pruned-A"))
-    run.cell("pruning/filter-pruning/size", 36 * pruned / 1e6)
+    pruned_model = nets["VGG-16-pruned-A"]
+    run.cell("pruning/filter-pruning/size", planned("VGG-16-pruned-A", "C512", pruned_model).bits_before / 8e6)
     run.cell("pruning/filter-pruning/ratio", before / pruned)
     both = before / pruned * sizes["VGG-16-pruned-A"]["C512"]["ratio"]
     run.cell("pruning/filter-pruning-C512/ratio", both)

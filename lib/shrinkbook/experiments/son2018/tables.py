@@ -9,6 +9,8 @@ import pandas as pd
 from shrinkbook.evidence import figures
 from shrinkbook.experiments.son2018.variants import is_plain
 
+ORDERS = ("add-then-conv", "conv-then-add")
+
 
 def accuracy_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Mean accuracy right after clustering and fine-tuned, the lowest and highest of the latter, bits, acceleration."""
@@ -18,11 +20,13 @@ def accuracy_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
         tuned = [one["tuned"][name] for one in found]
         rows[name] = {
             "clustered": float(np.mean([one["clustered"][name] for one in found])),
+            "batch norm anew": float(np.mean([one["refreshed"][name] for one in found])),
             "tuned": float(np.mean(tuned)),
             "lowest": min(tuned),
             "highest": max(tuned),
             "bits a kernel": bits_a_kernel(runs[0], name),
             "acceleration": float(np.mean([one["acceleration"]["models"][name] for one in found])),
+            "with random indices": float(np.mean([one["acceleration"]["random"][name] for one in found])),
         }
     control = [one["baseline"]["tuned"] for one in found]
     before = float(np.mean([one["baseline"]["original"] for one in found]))
@@ -34,8 +38,26 @@ def accuracy_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def bits_a_kernel(run: dict[str, Any], name: str) -> float:
-    """Index, transform, scale and this kernel's share of the codebooks, by the formula."""
+    """Index, transform, scale and this kernel's share of the codebooks at 32 bits, by the formula."""
     return 8 * run["measurements"]["bytes"][name]["formula"] / run["measurements"]["kernels"]
+
+
+def sharing_table(run: dict[str, Any]) -> pd.DataFrame:
+    """Layer by layer: distinct centroids, multiplications in thousands, milliseconds, and the two ratios."""
+    rows = []
+    for row in run["measurements"]["sharing"]:
+        seconds, fewest = row["seconds"], min(row["add-then-conv"], row["conv-then-add"])
+        fastest = min(seconds["add-then-conv"], seconds["conv-then-add"])
+        rows.append(
+            {
+                **{name: value for name, value in row.items() if name not in ("seconds", "dense", "layer", *ORDERS)},
+                **{f"{name}, thousand MAC": row[name] / 1e3 for name in ("dense", *ORDERS)},
+                **{f"{name}, ms": 1000 * value for name, value in seconds.items()},
+                "counted": row["dense"] / fewest,
+                "measured": seconds["dense"] / fastest,
+            }
+        )
+    return pd.DataFrame(rows, index=[row["layer"] for row in run["measurements"]["sharing"]]).round(2)
 
 
 def bits_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
