@@ -1,0 +1,191 @@
+"""What low-cost collaborative layers save (Dong et al. 2017): zeros measured on images, operations counted."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from shrinkbook.measure.cost import cost
+from shrinkbook.methods.lccl import Kind, gates, watching
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """How much of one gate is 0 over some images.
+
+    Args:
+        shares: (images,) share of zeros in each image's map, in double precision.
+        channels: (1 or T,) share of zeros in each channel over all images.
+    """
+
+    shares: Tensor
+    channels: Tensor
+
+    @property
+    def mean(self) -> float:
+        """z, the mean share over the images."""
+        return float(self.shares.mean())
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """10 % and 90 % quantile over the images."""
+        low, high = torch.quantile(self.shares, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
+        return low, high
+
+    @property
+    def dead(self) -> str:
+        """``closed`` if everything was 0 (no gradient: it cannot recover), ``open`` if nothing was, else empty.
+
+        With one map for each output, closed ones among others are counted: ``3 of 16 closed``.
+        """
+        closed = int((self.channels == 1).sum())
+        if 0 < closed < len(self.channels):
+            return f"{closed} of {len(self.channels)} closed"
+        return "closed" if closed else "open" if not self.channels.any() else ""
+
+
+def sparsity(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Sparsity]:
+    """The zeros of every gate over batches of images (N, C, H, W), by path.
+
+    Raises:
+        ValueError: the model is in training mode or has no gates, there are no images, a gate is not finite.
+    """
+    if model.training:
+        raise ValueError("sparsity: the model is in training mode, where gates depend on the batch; call eval() first")
+    shares: dict[str, list[Tensor]] = {path: [] for path in gates(model)}
+    channels: dict[str, list[Tensor]] = {path: [] for path in shares}
+
+    def see(path: str, gate: Tensor) -> None:
+        if not torch.isfinite(gate).all():
+            raise ValueError(f"layer {path}: the gate holds NaN or infinity; go back to a state before it diverged")
+        zeros = (gate == 0).double().mean((2, 3)).cpu()
+        shares[path].append(zeros.mean(1))
+        channels[path].append(zeros)
+
+    images = 0
+    with watching(model, see):
+        for batch in batches:
+            model(batch)
+            images += len(batch)
+    if not images:
+        raise ValueError("sparsity: no images")
+    return {path: Sparsity(torch.cat(shares[path]), torch.cat(channels[path]).mean(0)) for path in shares}
+
+
+def dead_gates(measured: Mapping[str, Sparsity]) -> dict[str, str]:
+    """The layers of :func:`sparsity` whose gate decides nothing, and how: ``closed``, ``open`` or in part closed."""
+    return {path: layer.dead for path, layer in measured.items() if layer.dead}
+
+
+@dataclass(frozen=True)
+class LayerSaving:
+    """One gated convolution.
+
+    Args:
+        mac: multiply-accumulates of the convolution, H W k^2 C T, for one image.
+        gate_mac: of its gate, H W k'^2 C T'.
+        gate_mac_published: what the authors' code takes for it, MAC / C k'^2 / k^2: right only where C = T.
+        zeros: z, the mean share of zeros.
+    """
+
+    name: str
+    mac: int
+    gate_mac: int
+    gate_mac_published: float
+    zeros: float
+
+    @property
+    def break_even(self) -> float:
+        """The share of zeros from which the gate pays, (k'^2 T') / (k^2 T)."""
+        return self.gate_mac / self.mac
+
+    @property
+    def removed(self) -> float:
+        """Share of the layer's operations saved, z - (k'^2 T') / (k^2 T); negative if the gate costs more."""
+        return self.zeros - self.break_even
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The gated convolutions and the multiply-accumulates of the whole plain network."""
+
+    layers: tuple[LayerSaving, ...]
+    mac: int
+
+    @property
+    def mac_after(self) -> float:
+        """Multiply-accumulates left, gates included, for a mean image."""
+        return self.mac - self._saved
+
+    @property
+    def removed(self) -> float:
+        """Share of the network's operations saved: the layers' shares, weighted by their MAC."""
+        return self._saved / self.mac
+
+    @property
+    def removed_of_gated(self) -> float:
+        """The same among the gated convolutions only, stem, shortcuts and linear layer left out."""
+        return self._saved / sum(layer.mac for layer in self.layers)
+
+    @property
+    def removed_published(self) -> float:
+        """:attr:`removed_of_gated` as the authors' code prints it."""
+        saved = sum(layer.zeros * layer.mac - layer.gate_mac_published for layer in self.layers)
+        return saved / sum(layer.mac for layer in self.layers)
+
+    @property
+    def faster(self) -> float:
+        """The other reading of a saving: operations before over operations left, less 1."""
+        return self.mac / self.mac_after - 1
+
+    @property
+    def _saved(self) -> float:
+        return sum(layer.removed * layer.mac for layer in self.layers)
+
+
+def saving(model: nn.Module, input_shape: Sequence[int], zeros: Mapping[str, float]) -> Saving:
+    """What the gates of a network save at these shares of zeros; batch norm, ReLU and the product are free.
+
+    Args:
+        model: with gates.
+        input_shape: (channels, height, width) of one image.
+        zeros: mean share of zeros by path, for every gate.
+
+    Raises:
+        ValueError: a gate without a share, a share without a gate or outside 0 to 1.
+    """
+    found = gates(model)
+    if zeros.keys() != found.keys():
+        raise ValueError(f"saving: shares of zeros for {sorted(zeros)}, gates are {sorted(found)}")
+    macs = {layer.name: layer.mac for layer in cost(model, input_shape).layers}
+    layers = []
+    for name, gate in found.items():
+        if not 0 <= zeros[name] <= 1:
+            raise ValueError(f"saving: layer {name} has a share of zeros of {zeros[name]}; give 0 to 1")
+        main = model.get_submodule(f"{name}.main")
+        assert isinstance(main, nn.Conv2d)
+        mac, pixels = macs[f"{name}.main"], math.prod(main.kernel_size)
+        published = mac / main.in_channels * math.prod(gate.conv.kernel_size) / pixels
+        layers.append(LayerSaving(name, mac, macs[f"{name}.gate.conv"], published, zeros[name]))
+    plain = sum(macs.values()) - sum(layer.gate_mac for layer in layers)
+    return Saving(tuple(layers), plain)
+
+
+def overhead(kind: Kind, kernel_size: int, out_channels: int) -> float:
+    """(k'^2 T') / (k^2 T), the gate's cost as a share of its convolution: 1/T, 1/k^2 or 1/(k^2 T) without a grid."""
+    return {"kxkxCx1": 1 / out_channels, "1x1xCxT": 1 / kernel_size**2, "1x1xCx1": 1 / kernel_size**2 / out_channels}[
+        kind
+    ]
+
+
+def share_removed(printed: float, reading: Literal["removed", "faster"]) -> float:
+    """The share of operations saved that a printed "speed-up" of so many percent means.
+
+    Args:
+        printed: 34.6 for "34.6 %".
+        reading: ``removed``, that share itself; ``faster``, 1.346 times as fast: 1 - 1 / 1.346 = 0.257.
+    """
+    return printed / 100 if reading == "removed" else 1 - 1 / (1 + printed / 100)
