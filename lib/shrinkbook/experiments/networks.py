@@ -1,6 +1,7 @@
 """Networks by the names that settings use: the papers' own, and small twins of them for the embedded digits."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -15,6 +16,11 @@ def digits_vgg() -> nets.VGG:
 def digits_resnet() -> nets.ResNet:
     """ResNet-20 at half width for digits, option-A shortcuts as in the paper's CIFAR networks."""
     return nets.ResNet((3, 3, 3), (8, 16, 32), in_channels=1)
+
+
+def digits_preact() -> nets.PreactResNet:
+    """Two pre-activation blocks for digits in the widths of the CIFAR networks; a third stage would leave maps of 2x2."""
+    return nets.PreactResNet((1, 1), (16, 32), in_channels=1)
 
 
 def digits_projection() -> nets.ResNet:
@@ -33,7 +39,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "VGG-16 with one linear layer": nets.vgg16_one_linear,
     "DenseNet-12-40": nets.densenet_12_40,
     "DenseNet-BC-100-12": nets.densenet_bc_100_12,
+    **{f"pre-activation ResNet-{d}": partial(nets.preact_resnet_cifar, d) for d in (20, 32, 56, 110)},
     "digits VGG": digits_vgg,
+    "digits pre-activation ResNet": digits_preact,
     "digits ResNet": digits_resnet,
     "digits ResNet with projections": digits_projection,
 }

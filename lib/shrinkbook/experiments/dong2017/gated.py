@@ -1,0 +1,136 @@
+"""Train a plain network and gated ones from the same weights at the same budget; count, look, and skip exactly."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shrinkbook.experiments.networks import NETS
+from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.steps import layer_inputs, rounded
+from shrinkbook.methods.lccl import add_lccl, gates, responses
+from shrinkbook.methods.lccl_saving import Sparsity, dead_gates, saving, sparsity
+from shrinkbook.methods.lccl_skip import SkippingConv, skipping
+from shrinkbook.nets import initialize
+from shrinkbook.training.evaluate import evaluation_batches
+
+ARMS: dict[str, dict[str, Any]] = {
+    "lccl": {},  # kxkxCx1, batch norm and ReLU, on both convolutions of a block: the default everywhere
+    "pointwise": {"kind": "1x1xCxT"},
+    "published": {"kind": "1x1xCx1"},
+    "relu": {"norm": False},
+    "first": {"layers": "first"},
+    "second": {"layers": "second"},
+    "hard": {"hard": True},
+    "after_relu": {"relu": True},
+}
+SHOWN = 6  # test images whose zero maps are kept
+
+
+def gated(run: Context) -> None:
+    """Every arm of the settings against a plain network: same weights at the start, same batches, same recipe."""
+    run.load_data()
+    recipe = run.recipe(run.config["recipe"])
+    plain = initialize(NETS[run.config["net"]](), run.seed)
+    found: dict[str, float] = run.measurements.setdefault("accuracy", {})
+    run.measurements["arms"] = {}
+    for name in ("baseline", *run.config["arms"]):
+        options = ARMS.get(name, {})
+        model = plain if name == "baseline" else add_lccl(plain, seed=run.seed, **options)
+        if name == "baseline":
+            plain = initialize(NETS[run.config["net"]](), run.seed)  # training changes the other one
+        run.train(model, recipe, name)
+        found[name] = run.stage(name, model)
+        if name != "baseline":
+            try:
+                arm(run, name, model.eval())
+            except ValueError as error:  # a diverged network has an accuracy, but no zeros to count
+                run.measurements.setdefault("diverged", {})[name] = str(error)
+        run.progress(f"{name}: {found[name]:.2f} %")
+    count = run.measurements["arms"]
+    if "lccl" not in count:
+        return
+    run.measurements["saving"] = {"above_20": 100 * count["lccl"]["removed"] - 20}
+    if "relu" in count:
+        run.measurements["sparsity"] = {"bn_relu": count["lccl"]["zeros"], "relu": count["relu"]["zeros"]}
+    if "pointwise" in count:
+        run.measurements["overhead"] = {
+            "shared": count["lccl"]["overhead"], "pointwise": count["pointwise"]["overhead"]
+        }  # fmt: skip
+    if row := run.config.get("row"):
+        cells(run, row, found, count["lccl"]["removed"])
+
+
+def cells(run: Context, row: str, accuracy: dict[str, float], removed: float) -> None:
+    """The printed row of this network; ResNet-20 has two, and one run of ours stands beside both."""
+    for suffix in ("", ", second row") if row == "ResNet-20" else ("",):
+        run.cell(f"cifar10/{row}{suffix}/accuracy", accuracy["baseline"])
+        for column, value in (
+            ("accuracy", accuracy["lccl"]),
+            ("drop", accuracy["baseline"] - accuracy["lccl"]),
+            ("saved", 100 * removed),
+            ("flop", run.stages["baseline"]["mac"] * (1 - removed)),
+        ):
+            run.cell(f"cifar10/{row}-LCCL{suffix}/{column}", value)
+
+
+def arm(run: Context, name: str, model: nn.Module) -> None:
+    """Zeros of every gate over the test images, what they save in every reading, and, once, maps and exactness."""
+    assert run.data is not None
+    batches = [images for images, _ in evaluation_batches(run.data, run.device)]
+    measured = sparsity(model, batches)
+    counted = saving(model, tuple(run.data.x_test.shape[1:]), {path: one.mean for path, one in measured.items()})
+    run.measurements["arms"][name] = {
+        "zeros": 100 * sum(one.mean for one in measured.values()) / len(measured),
+        "removed": counted.removed,
+        "removed, gated layers only": counted.removed_of_gated,
+        "removed, as the authors count": counted.removed_published,
+        "faster": counted.faster,
+        "overhead": 100 * sum(one.gate_mac for one in counted.layers) / sum(one.mac for one in counted.layers),
+        "dead": dead_gates(measured),
+        "layers": {one.name: _row(measured[one.name], one.break_even) for one in counted.layers},
+    }
+    if name == "lccl":
+        run.measurements["maps"] = zero_maps(model, batches[0][:SHOWN])
+        run.measurements["exact"] = exactness(model.cpu(), batches[0][: run.config["exact_images"]].cpu())
+
+
+def _row(measured: Sparsity, break_even: float) -> dict[str, float]:
+    low, high = measured.spread
+    return {"zeros": measured.mean, "low": low, "high": high, "break_even": break_even}
+
+
+def zero_maps(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """Where gates of one map are 0, in three layers: layer -> images x rows x columns of 0, 1 (closed)."""
+    found = {path: gate for path, gate in responses(model, images).items() if gate.shape[1] == 1}
+    paths = list(found)
+    chosen = [paths[0], paths[len(paths) // 2], paths[-1]]
+    return {path: (found[path][:, 0] == 0).int().tolist() for path in chosen} | {
+        "images": [rounded(image.flatten().tolist(), 2) for image in images.float().mean(1)]
+    }
+
+
+def exactness(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """Every gated layer with and without skipping on what it reads, in double precision, and the multiplications done.
+
+    Returns:
+        minus_difference: minus the largest difference as a share of the largest output, over all layers.
+        minus_miscount: minus the sum of |multiplications done - open positions x k k C x outputs|.
+        layers: multiplications done, those of the dense layer.
+    """
+    model, images = model.double().eval(), images.double()
+    inputs, twin = layer_inputs(model, images), skipping(model)
+    worst, miscount, layers = 0.0, 0, {}
+    for path, gate in gates(model).items():
+        skipped = twin.get_submodule(path)
+        assert isinstance(skipped, SkippingConv)
+        x = inputs[path]
+        with torch.inference_mode():
+            ours, plain = skipped(x), model.get_submodule(path)(x)
+            opened = int((gate(x) != 0).sum())
+        worst = max(worst, float((ours - plain).abs().max() / plain.abs().max().clamp_min(1e-30)))
+        outputs, row = skipped.main.matrix.shape
+        per_position = row * (outputs if gate.conv.out_channels == 1 else 1)
+        miscount += abs(skipped.main.multiplications - opened * per_position)
+        layers[path] = {"done": skipped.main.multiplications, "dense": plain.numel() // outputs * row * outputs}
+    return {"minus_difference": -worst, "minus_miscount": -miscount, "layers": layers, "images": len(images)}

@@ -1,0 +1,95 @@
+"""What gates close and what that saves: zeros by depth, zero maps, arms side by side, time against zeros."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shrinkbook.evidence import figures
+
+
+def arms_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Mean accuracy of every arm, its lowest and highest, zeros, saving in three counts, gates that decide nothing."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name in runs[0]["measurements"]["accuracy"]:
+        accuracy = [run["measurements"]["accuracy"][name] for run in runs]
+        rows[name] = {"accuracy": np.mean(accuracy), "lowest": min(accuracy), "highest": max(accuracy)}
+        arms = [arm for run in runs if (arm := run["measurements"]["arms"].get(name))]
+        if not arms:  # the baseline, or diverged in every run
+            continue
+        rows[name] |= {
+            "zeros, %": np.mean([arm["zeros"] for arm in arms]),
+            "saved, %": 100 * np.mean([arm["removed"] for arm in arms]),
+            "saved of gated layers, %": 100 * np.mean([arm["removed, gated layers only"] for arm in arms]),
+            "as the authors count, %": 100 * np.mean([arm["removed, as the authors count"] for arm in arms]),
+            "faster, %": 100 * np.mean([arm["faster"] for arm in arms]),
+            "gates' cost, %": np.mean([arm["overhead"] for arm in arms]),
+            "dead gates": sum(len(arm["dead"]) for arm in arms),
+        }
+    return pd.DataFrame(rows).T.astype(float).round(2)
+
+
+def depth_picture(run: dict[str, Any], arms: Sequence[str]) -> figures.Picture:
+    """Zeros of each gate by depth, mean over the test images, band from their 10 % to their 90 % quantile."""
+    panels = {}
+    for arm in arms:
+        layers = run["measurements"]["arms"][arm]["layers"].values()
+        columns = [[100 * layer[name] for layer in layers] for name in ("zeros", "low", "high", "break_even")]
+        depth = range(1, len(layers) + 1)
+        panels[arm] = {"zeros": (depth, *columns[:3]), "gate pays from": (depth, columns[3])}
+    return figures.curves(panels, "gated convolution", "positions closed (%)", ylim=(0, 100))
+
+
+def maps_picture(run: dict[str, Any]) -> figures.Picture:
+    """Test images, and below each where a gate of an early, a middle and a late layer is 0 (black: skipped)."""
+    maps = run["measurements"]["maps"]
+    images = [np.array(image) for image in maps["images"]]
+    side = int(images[0].size ** 0.5)
+    pictures = [image.reshape(side, side) / max(float(np.abs(image).max()), 1e-9) for image in images]
+    titles = ["image"] * len(images)
+    for layer, found in maps.items():
+        if layer != "images":
+            pictures += [1.0 - 2.0 * np.array(one) for one in found]
+            titles += [layer.removeprefix("layer")] * len(found)
+    return figures.image_grid(pictures, titles, across=len(images))
+
+
+def speed_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
+    """Times of both dense forms over the time of skipping, against the share of zeros; median over the runs."""
+    panels: dict[str, dict[str, figures.Curve]] = {"against im2col and GEMM": {}, "against the framework": {}}
+    for channels, side in runs[0]["config"]["shapes"]:
+        curves: list[tuple[float, float, float]] = []
+        for number, point in enumerate(runs[0]["measurements"]["points"]):
+            if (point["channels"], point["side"]) == (channels, side):
+                found = [run["measurements"]["points"][number]["seconds"] for run in runs]
+                gains = [
+                    float(np.median([one["im2col"] / one["kxkxCx1"] for one in found])),
+                    float(np.median([framework(one) / one["kxkxCx1"] for one in found])),
+                ]
+                curves.append((100 * point["zeros"], *gains))
+        zeros, against, other = zip(*curves, strict=True)
+        for panel, line in zip(panels.values(), (against, other), strict=True):
+            panel[f"{channels} x {side} x {side}"] = (zeros, line)
+    for panel in panels.values():
+        panel["as fast"] = ([0, 95], [1, 1])
+    return figures.curves(panels, "positions closed (%)", "dense time / skipping time", across=2)
+
+
+def framework(seconds: dict[str, float]) -> float:
+    """The faster of the framework's two layouts."""
+    return min(seconds["framework"], seconds["framework, channels last"])
+
+
+def skip_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Milliseconds by shape and zeros, medians over the runs, and the two ratios."""
+    rows = {}
+    for number, point in enumerate(runs[0]["measurements"]["points"]):
+        found = [run["measurements"]["points"][number]["seconds"] for run in runs]
+        median = {name: 1000 * float(np.median([one[name] for one in found])) for name in found[0]}
+        rows[f"{point['channels']} x {point['side']} x {point['side']}", point["zeros"]] = {
+            **{f"{name}, ms": value for name, value in median.items()},
+            "im2col / skipping": median["im2col"] / median["kxkxCx1"],
+            "framework / skipping": framework(median) / median["kxkxCx1"],
+        }
+    return pd.DataFrame(rows).T.rename_axis(["maps", "zeros"]).round(3)

@@ -1,0 +1,137 @@
+"""Dong et al. 2017: what its experiments count, train, skip and time."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import SmallCifar
+
+from shrinkbook.evidence import claims, verdicts
+from shrinkbook.evidence.store import dig
+from shrinkbook.experiments import catalogue, dong2017
+from shrinkbook.experiments.dong2017.gated import ARMS, exactness
+from shrinkbook.experiments.dong2017.skip import break_even
+from shrinkbook.experiments.networks import NETS
+from shrinkbook.experiments.run import ensure, unit
+from shrinkbook.measure.cost import cost
+from shrinkbook.methods.lccl import add_lccl
+from shrinkbook.nets import PreactResNet, initialize
+
+PAPER = claims.load("dong2017")
+ONE_EPOCH = {"epochs": 1, "batch": 100, "lr": 0.1}
+
+
+def test_structural_claims_are_what_the_printed_savings_leave(scratch) -> None:
+    run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.cost", "quick", 0))
+    structural = [claim for claim in PAPER.claims if claim.kind == "structural"]
+    words = {claim.id: verdicts.judge(claim, PAPER, [run], "quick")["verdict"] for claim in structural}
+    assert len(words) == 5 and set(words.values()) == {"reproduced"}
+    reading = run["measurements"]["readings"]["imagenet/ResNet-18-LCCL"]
+    assert reading["left if faster"] == pytest.approx(reading["base, fitting"] / 1.346)
+    assert reading["left if removed"] == pytest.approx(reading["base, fitting"] * (1 - 0.346))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("digits")
+        patch.setenv("SHRINKBOOK_BUILD", str(folder / "build"))
+        patch.setenv("SHRINKBOOK_RESULTS", str(folder / "results"))
+        return ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, {"recipe": ONE_EPOCH}))
+
+
+def paths_of(claim: claims.Claim) -> list[str]:
+    trend = [claim.trend["x"], claim.trend["y"]] if claim.trend else []
+    return [*claim.order, *trend, *([claim.gap] if claim.gap else [])]
+
+
+def test_digits_fill_what_their_claims_read(digits) -> None:
+    read = [claim for claim in PAPER.claims if "dong2017.digits" in claim.experiments]
+    assert {claim.id for claim in read} == {f"dong2017.{name}" for name in ("1d", "2", "4c", "8a", "8b")}
+    for claim in read:
+        assert all(dig(digits["measurements"], path) is not None for path in paths_of(claim)), claim.id
+        assert verdicts.judge(claim, PAPER, [digits], "quick")["ours"] is not None, claim.id
+
+
+def test_arms_start_alike_and_gates_are_counted_layer_by_layer(digits) -> None:
+    arms, stages = digits["measurements"]["arms"], digits["stages"]
+    assert list(arms) == digits["config"]["arms"]
+    assert stages["lccl"]["mac"] > stages["baseline"]["mac"]  # gates cost, before anything is skipped
+    layers = arms["lccl"]["layers"]
+    assert list(layers) == [f"layer{n}.0.conv{m}" for n in (1, 2) for m in (1, 2)]
+    assert [row["break_even"] for row in layers.values()] == pytest.approx([1 / n for n in (16, 16, 32, 32)])
+    assert all(row["low"] <= row["zeros"] <= row["high"] for row in layers.values())
+    assert arms["pointwise"]["overhead"] == pytest.approx(100 / 9)
+    table = dong2017.arms_table([digits])
+    assert table.loc["lccl", "saved of gated layers, %"] > table.loc["lccl", "saved, %"]
+
+
+def test_skipping_is_exact_with_trained_gates(digits) -> None:
+    exact = digits["measurements"]["exact"]
+    assert -1e-9 < exact["minus_difference"] <= 0
+    assert exact["minus_miscount"] == 0
+    assert all(0 < row["done"] < row["dense"] for row in exact["layers"].values())
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_skips_exactly(arm: str) -> None:
+    plain = initialize(PreactResNet((1, 1), (8, 16), in_channels=1), 0)
+    model = add_lccl(plain, **ARMS[arm]).eval()
+    found = exactness(model, torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert -1e-9 < found["minus_difference"] <= 0 and found["minus_miscount"] == 0
+
+
+def test_zero_maps_show_images_and_three_gates(digits) -> None:
+    maps = digits["measurements"]["maps"]
+    assert len(maps["images"]) == 6 and len(maps) == 4
+    first = torch.tensor(maps["layer1.0.conv1"])
+    assert first.shape == (6, 8, 8) and set(first.unique().tolist()) <= {0, 1}
+    assert dong2017.maps_picture(digits).axes
+
+
+def test_cifar_runs_fill_the_printed_rows(small_cifar: SmallCifar, monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow = partial(PreactResNet, (1, 1, 1), (16, 32, 64))  # nine blocks overflow after a few steps on 12 images
+    monkeypatch.setitem(NETS, "pre-activation ResNet-20", shallow)
+    name = "dong2017.resnet20_10ep"
+    run = small_cifar(name, {name: {"recipe": {**ONE_EPOCH, "epochs": 10, "batch": 4, "lr": 1e-4}, "exact_images": 1}})
+    row, mac = run["cells"]["cifar10"], cost(shallow(), (3, 32, 32)).mac
+    assert row["ResNet-20-LCCL"] == row["ResNet-20-LCCL, second row"]
+    drop = row["ResNet-20"]["accuracy"] - row["ResNet-20-LCCL"]["accuracy"]
+    assert row["ResNet-20-LCCL"]["drop"] == pytest.approx(drop)
+    assert row["ResNet-20-LCCL"]["flop"] == pytest.approx(mac * (1 - row["ResNet-20-LCCL"]["saved"] / 100))
+    for claim in PAPER.claims:
+        if name in claim.experiments:
+            assert all(dig(run["measurements"], path) is not None for path in paths_of(claim)), claim.id
+
+
+def test_gates_that_diverged_cost_the_run_its_verdicts_not_its_numbers(scratch) -> None:
+    wild = {"recipe": {**ONE_EPOCH, "batch": 8, "lr": 1e6}, "arms": ["lccl"]}
+    run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, wild))
+    assert run["status"] == "collapsed" and "lccl" in run["measurements"]["accuracy"]
+    assert "lccl" not in run["measurements"]["arms"] and "NaN" in run["measurements"]["diverged"]["lccl"]
+    assert verdicts.judge(PAPER.claim("dong2017.1d"), PAPER, [run], "quick")["verdict"] == "inconclusive"
+
+
+def test_skipping_is_timed_against_both_dense_forms(scratch) -> None:
+    small = {"shapes": [[64, 4], [8, 6]], "zeros": [0.0, 0.6], "rounds": 2, "warmup": 1, "batch": 2}
+    run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.skip", "quick", 0, small))
+    points = run["measurements"]["points"]
+    assert [(p["channels"], p["zeros"]) for p in points] == [(64, 0.0), (64, 0.6), (8, 0.0), (8, 0.6)]
+    assert len(run["measurements"]["skip"]["shared_gain"]) == 1  # 64 channels and more
+    assert list(run["measurements"]["break_even"]) == ["64x4x4", "8x6x6"]
+    assert len(dong2017.skip_table([run])) == 4
+    assert len(dong2017.speed_picture([run, run]).axes) == 2
+    for claim in ("5a", "5b", "5c", "5d"):
+        assert verdicts.judge(PAPER.claim(f"dong2017.{claim}"), PAPER, [run], "quick")["ours"] is not None
+
+
+def test_break_even_is_interpolated() -> None:
+    def points(*gains: float) -> list[dict]:
+        seconds = [{"framework": gain, "framework, channels last": 9.0, "kxkxCx1": 1.0} for gain in gains]
+        return [
+            {"channels": 8, "side": 4, "zeros": z, "seconds": s} for z, s in zip((0.0, 0.4, 0.8), seconds, strict=True)
+        ]
+
+    assert break_even(points(0.5, 0.8, 1.6), 8, 4) == pytest.approx(0.5)
+    assert break_even(points(1.2, 1.5, 1.6), 8, 4) == 0.0
+    assert break_even(points(0.5, 0.6, 0.7), 8, 4) is None
