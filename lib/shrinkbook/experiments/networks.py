@@ -19,7 +19,7 @@ def digits_resnet() -> nets.ResNet:
 
 
 def digits_preact() -> nets.PreactResNet:
-    """Two pre-activation blocks for digits in the widths of the CIFAR networks; a third stage would leave maps of 2x2."""
+    """Two pre-activation blocks for digits in the widths of CIFAR networks; a third stage would leave maps of 2x2."""
     return nets.PreactResNet((1, 1), (16, 32), in_channels=1)
 
 
