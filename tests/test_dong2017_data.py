@@ -233,7 +233,8 @@ def measured(seed: int, **overrides: object) -> dict[str, object]:
     } | overrides  # fmt: skip
     return {
         "experiment": "dong2017.resnet20_10ep", "profile": "standard", "version": 1, "seed": seed,
-        "run_id": f"{seed:016d}", "status": "finished", "config": {"data": "cifar10", "schedule": "10 epochs"}, "cells": {}, "parents": [],
+        "run_id": f"{seed:016d}", "status": "finished", "config": {"data": "cifar10", "schedule": "10 epochs"},
+        "cells": {}, "parents": [],
         "measurements": values,
     }  # fmt: skip
 

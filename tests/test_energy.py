@@ -10,6 +10,9 @@ from shrinkbook.measure.energy import meter
 def package(folder: Path, name: str, energy: int, largest: int = 1_000_000_000) -> Path:
     path = folder / name
     path.mkdir()
+    (path / "name").write_text(
+        "core\n" if name.count(":") > 1 else "psys\n" if name.endswith("9") else f"package-{name[-1]}\n"
+    )
     (path / "energy_uj").write_text(f"{energy}\n")
     (path / "max_energy_range_uj").write_text(f"{largest}\n")
     return path
@@ -18,6 +21,7 @@ def package(folder: Path, name: str, energy: int, largest: int = 1_000_000_000) 
 def test_rapl_sums_packages_and_leaves_out_what_they_contain(tmp_path: Path) -> None:
     first, second = package(tmp_path, "intel-rapl:0", 5_000_000), package(tmp_path, "intel-rapl:1", 100)
     core = package(tmp_path, "intel-rapl:0:0", 0)  # the cores are part of package 0
+    package(tmp_path, "intel-rapl:9", 77_000_000)  # the whole platform, packages included
     joules, reason = meter("cpu", tmp_path)
     assert joules is not None and not reason
     assert joules() == 0

@@ -420,3 +420,21 @@ def test_a_layer_of_zeros():
     with_weight(model[2], torch.zeros(12, 8, 3, 3))
     _, report = tucker.compress(model, {"2": (2, 2)}, example_shape=(3, 8, 8))
     assert report.layer("2").error == 0
+
+
+def test_a_compressed_network_exports_saves_and_loads_like_any_other(tmp_path):
+    def network():
+        convs = nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 16, 3, groups=2)
+        return nn.Sequential(*convs, nn.Flatten(), nn.Linear(256, 9))
+
+    ranks, shape = {"0": 3, "2": (3, 4), "4": 5}, {"example_shape": (3, 8, 8)}
+    smaller, _ = tucker.compress(network(), ranks, **shape)
+    image = torch.randn(2, 3, 8, 8)
+    exported = torch.export.export(smaller.eval(), (image,)).module()
+    torch.testing.assert_close(exported(image), smaller(image))
+    torch.save(smaller.state_dict(), tmp_path / "smaller.pt")
+    with torch.device("meta"):
+        shapes = network()
+    twin = tucker.compress(shapes, ranks, **shape)[0].to_empty(device="cpu")
+    twin.load_state_dict(torch.load(tmp_path / "smaller.pt", weights_only=True))
+    assert torch.equal(twin.eval()(image), smaller(image))

@@ -39,12 +39,16 @@ def raises(context): raise RuntimeError("a bug")
 def refuses(context): raise ValueError("a file is missing: fetch it")
 def dies(context): os._exit(3)
 def killed(context): os.kill(os.getpid(), signal.SIGKILL)
+def alone(context):
+    started = time.time(); time.sleep(0.4); context.measurements["span"] = [started, time.time()]
 def prints(context): print("not JSON"); os.system("echo nor this")
 
 def one(name, function, parents=()):
-    return Experiment(f"toy2020.{name}", function, {"quick": {}}, parents=tuple(f"toy2020.{p}" for p in parents))
+    parents = tuple(f"toy2020.{parent}" for parent in parents)
+    return Experiment(f"toy2020.{name}", function, {"quick": {}}, parents=parents, alone=function is alone)
 
-ALL = [one(f.__name__, f) for f in (good, slow, raises, refuses, dies, killed, prints)]
+ALL = [one(f.__name__, f) for f in (good, slow, raises, refuses, dies, killed, prints, alone)]
+ALL += [one("alike", alone), Experiment("toy2020.busy", alone, {"quick": {}})]
 DIGITS = {"data": "digits", "net": "digits ResNet with projections", "schedule": "two epochs"}
 RECIPE = {"epochs": 2, "batch": 32, "lr": 0.1, "milestones": [0.5]}
 ALL += [Experiment("toy2020.base", baseline, {"quick": {**DIGITS, "recipe": RECIPE}})]
@@ -171,6 +175,17 @@ def test_what_fails_stops_nothing_else(toys: dict[str, Experiment], capfd: pytes
     assert "in raises" in errors  # a bug comes with its place,
     assert "in refuses" not in errors  # a mistake of the user without
     assert "not JSON" in errors and "nor this" in errors
+
+
+def test_what_times_something_runs_alone(toys: dict[str, Experiment]) -> None:
+    wanted = [("busy", 0), ("alone", 0), ("alike", 0), ("busy", 1), ("busy", 2)]
+    units = [unit(toys, f"toy2020.{name}", "quick", seed) for name, seed in wanted]
+    assert work.compute(units, 2, "cpu", lambda line: None) == {}
+    spans = {(u.experiment.name, u.seed): u.find(store.runs_dir())["measurements"]["span"] for u in units}
+    for quiet, (start, end) in spans.items():
+        if toys[quiet[0]].alone:
+            others = [span for key, span in spans.items() if key != quiet]
+            assert all(other[1] <= start or other[0] >= end for other in others), (quiet, spans)
 
 
 def test_missing_data_fails_those_who_need_it(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,9 +105,7 @@ def stored_kernels(path: str) -> Tensor:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, write build/bench-clustering.json."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shrinkbook.bench.clustering", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m shrinkbook.bench.clustering", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", help="a checkpoint (safetensors) whose 3x3 kernels are clustered")
     parser.add_argument("--kernels", type=int, default=VGG16_KERNELS, help="number of random kernels without --weights")
     parser.add_argument("--iterations", type=int, default=10, help="of Lloyd, in each of the rounds")

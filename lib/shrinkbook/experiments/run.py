@@ -37,6 +37,7 @@ class Experiment:
         parents: experiments whose run of the same profile and seed must stand first.
         seeds: profile -> how many seeds, where the profile's own number is not right (counting needs one).
         seconds: profile -> expected seconds of one run on two cores, or on a GPU where it is meant for one.
+        alone: it times something; never computed beside another run of the same command.
         gpu: too long for a processor; left out of a plan for one.
         needs: public weights it reads; left out of a plan on a machine that has not fetched them.
     """
@@ -48,6 +49,7 @@ class Experiment:
     parents: tuple[str, ...] = ()
     seeds: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    alone: bool = False
     gpu: bool = False
     needs: tuple[str, ...] = ()
 

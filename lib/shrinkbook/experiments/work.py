@@ -74,10 +74,11 @@ class _Queue:
         self.waiting, self.running, self.failed = list(units), set[str](), dict[str, str]()
         self.total, self.done, self.started = len(units), 0, time.monotonic()
         self.broken: set[str] = set()
+        self.alone = False  # whether a run that times something is at work
         self.condition, self.say = threading.Condition(), say
 
     def take(self) -> Unit | None:
-        """The next unit that can run; waits for parents in work; None when nothing is left."""
+        """The next unit that can run; waits for parents in work, and for quiet; None when nothing is left."""
         with self.condition:
             while True:
                 blocked = {unit.run_id for unit in self.waiting} | self.running
@@ -86,7 +87,8 @@ class _Queue:
                     if parents & self.broken:
                         self.waiting.remove(unit)
                         self._fail(unit, "its parent failed")
-                    elif not parents & blocked:
+                    elif not parents & blocked and not self.alone and not (unit.experiment.alone and self.running):
+                        self.alone = unit.experiment.alone
                         self.waiting.remove(unit)
                         self.running.add(unit.run_id)
                         return unit
@@ -98,6 +100,7 @@ class _Queue:
         """Note the end of a unit and wake those who wait for it."""
         with self.condition:
             self.running.discard(unit.run_id)
+            self.alone = False
             if error is None:
                 self.done += 1
                 elapsed = time.monotonic() - self.started

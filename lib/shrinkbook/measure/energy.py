@@ -33,9 +33,8 @@ def power(work: Callable[[], object], device: str, seconds: float = 2.0) -> tupl
 
 def _rapl(powercap: Path) -> tuple[Meter | None, str]:
     """Sum over the packages (``intel-rapl:0``, ..., the name AMD processors have too); counters wrap around."""
-    packages = sorted(
-        path.parent for path in powercap.glob("intel-rapl:*/energy_uj") if path.parent.name.count(":") == 1
-    )
+    domains = (path.parent for path in powercap.glob("intel-rapl:*/energy_uj"))
+    packages = sorted(path for path in domains if (path / "name").read_text().startswith("package"))
     if not packages:
         return None, f"no RAPL counter under {powercap}"
     try:

@@ -22,6 +22,7 @@ from shrinkbook.methods.kernel_transforms import permutations
 
 Codebooks = Literal["one", "per layer"] | Sequence[Sequence[str]]
 
+
 @dataclass(frozen=True)
 class Codes:
     """How one layer's kernels are written, all (T out, S in / groups).

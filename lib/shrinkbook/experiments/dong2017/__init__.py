@@ -66,7 +66,7 @@ _ALL = [
                 "schedule": "batch 1, one thread",
             },
         },
-        seconds={"quick": 3, "standard": 40},
+        seconds={"quick": 3, "standard": 40}, alone=True,
     ),
     Experiment(
         "dong2017.resnet20_10ep", gated,

@@ -50,7 +50,7 @@ def maps_picture(run: dict[str, Any]) -> figures.Picture:
     titles = ["image"] * len(images)
     for layer, found in maps.items():
         if layer != "images":
-                pictures += [np.where(np.array(one), -1.0, 0.5) for one in found]
+            pictures += [np.where(np.array(one), -1.0, 0.5) for one in found]
             titles += [layer.removeprefix("layer")] * len(found)
     return figures.image_grid(pictures, titles, across=len(images))
 

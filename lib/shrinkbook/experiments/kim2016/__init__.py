@@ -56,24 +56,27 @@ _ALL = [
                 "data": "digits", "net": "digits VGG", "schedule": "30 epochs",
                 # Their ranks are estimated as 0: nine pixels, and the ten classes themselves.
                 "keep_out": ["features.conv_1", "classifier.linear_2"],
-                "finetune": {"epochs": 30, "batch": 32, "lr": 0.01, "milestones": [0.5]},
+                "finetune": {"epochs": 30, "batch": 32, "lr": 0.01, "milestones": [0.5]}, "control_lr": 0.1,
             }
         },
-        parents=("li2017.digits_vgg",), seconds={"quick": 7},
+        version=2, parents=("li2017.digits_vgg",), seconds={"quick": 10},
     ),
     *[
-        Experiment(f"kim2016.{key}_latency", whole_network, _timed(net, 1, 15), version=2, seconds={"standard": 60})
+        Experiment(
+            f"kim2016.{key}_latency", whole_network, _timed(net, 1, 15),
+            version=2, seconds={"standard": 60}, alone=True,
+        )
         for key, net in _TIMED.items()
     ],
     *[
         Experiment(
             f"kim2016.{key}_latency_batch32", whole_network, _timed(net, 32, 3),
-            seeds={"standard": 3}, seconds={"standard": 120},
+            seeds={"standard": 3}, seconds={"standard": 120}, alone=True,
         )
         for key, net in _TIMED.items()
     ],
     *[
-        Experiment(f"kim2016.{key}_layers", layer_by_layer, _timed(net, 1, 15), seconds={"standard": 20})
+        Experiment(f"kim2016.{key}_layers", layer_by_layer, _timed(net, 1, 15), seconds={"standard": 30}, alone=True)
         for key, net in _TIMED.items()
         if key != "googlenet"
     ],

@@ -1,6 +1,7 @@
 """Figure 3: ranks by EVBMF, every layer decomposed at once, one fine-tuning; the same shape from random weights."""
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ def one_shot(run: Context, model: nn.Module) -> None:
         run.train(network, run.recipe(run.config["finetune"]), name, curve=curves[name])
         found[name] = run.stage(name, network)
     found["one_epoch"] = curves["tuned"][1].accuracy
+    own_rate = run.config.get("control_lr")
+    if own_rate is not None:  # a network from random weights may want its own rate, not that of fine-tuning
+        fresh = initialize(copy.deepcopy(smaller), run.seed + 1000)
+        run.train(fresh, run.recipe({**run.config["finetune"], "lr": own_rate}), "scratch at its own rate")
+        found["scratch_own_rate"] = run.stage("scratch_own_rate", fresh)
     run.measurements["finetune"] = found
     run.measurements["curve"] = {
         "epochs": list(curves["tuned"]),
@@ -50,10 +56,11 @@ def one_shot(run: Context, model: nn.Module) -> None:
         for name in found:
             note_images(run, f"finetune.{name}", [right[name].correct])
     untrained = tucker.compress(initialize(copy.deepcopy(model), run.seed), example_shape=shape)[1]
-    largest = max((max(row.estimated) for row in untrained.layers if row.estimated), default=0)
+    largest = max((max(row.estimated) for row in untrained.layers if row.estimated), default=math.nan)
     run.measurements["gaps"] = {
         "mean_rank_below_60": 60 - float(np.mean(run.measurements["ranks"]["share"])),
         "one_over_untrained_rank": 1.0 - largest,
+        "tuned_over_scratch": [found["tuned"] - value for name, value in found.items() if name.startswith("scratch")],
     }
 
 

@@ -62,7 +62,7 @@ _ALL = [
                 "rounds": 9, "warmup": 2, "schedule": "batch 1",
             },
         },
-        seeds={"quick": 1, "standard": 3}, seconds={"quick": 4, "standard": 60},
+        seeds={"quick": 1, "standard": 3}, seconds={"quick": 4, "standard": 60}, alone=True,
     ),
     Experiment(
         "son2018.resnet20_public", public_network,
