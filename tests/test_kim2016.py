@@ -64,6 +64,10 @@ def test_layers_times_every_factor(scratch) -> None:
     assert list(layers) == list(kim2016.printed_ranks("AlexNet"))
     assert set(layers["conv2"]) == {"original", "compressed", "first", "core", "last", "mac_ratio"}
     assert all(value > 0 for row in layers.values() for value in row.values())
+    here = kim2016.host_layer_columns(run)
+    assert set(here.index) <= {cell.row for cell in PAPER.tables["table2"].cells} and "conv2*" in here.index
+    table = kim2016.layer_table(run)
+    assert list(table.index) == [*layers, "sum"] and table["time ratio"].notna().all()
     rates = run["measurements"]["percent_of_peak"]
     assert len(rates["core"]) == 5 and len(rates["1x1"]) == 4 * 2 + 1  # convolutions only; conv1 has one factor more
     parts = {part.name: part.mac for part in kim2016.by_shapes("AlexNet")[2].layer("conv2").parts}
@@ -83,6 +87,8 @@ def test_whole_network_takes_each_at_its_fastest(scratch, monkeypatch: pytest.Mo
     gap = run["measurements"]["gaps"]["faster_but_less_than_mac"]
     assert gap == pytest.approx(min(ratio["mac"] - ratio["measured"], ratio["measured"] - 1))
     assert verdicts.judge(PAPER.claim("kim2016.6a"), PAPER, [run], "standard")["ours"] is not None
+    here = kim2016.host_columns({"AlexNet": {1: [run]}, "VGG-S": {1: []}})
+    assert list(here.index) == ["AlexNet", "AlexNet*", "AlexNet change"]
     table = kim2016.speed_table({"AlexNet": {1: [run, run], 32: []}})
     assert table.loc[("AlexNet", 1, "printed"), "goal of 0.6"] in ("met", "missed", "slower")
     power = run["measurements"]["power"]

@@ -97,6 +97,8 @@ def layer_by_layer(run: Context) -> None:
     rows = [row for row in report.layers if row.ranks]
     wanted = {(which, row.name) for row in rows for which in models}
     wanted |= {("compressed", part.name) for row in rows for part in row.parts}
+    whole = [row.name for row in report.layers if not row.ranks]
+    wanted |= {("original", name) for name in whole}
     parts: dict[str, nn.Module] = {}
     for which, name in sorted(wanted):
         for mode in MODES[:2]:
@@ -122,6 +124,7 @@ def layer_by_layer(run: Context) -> None:
                 rates["core" if short == "core" else "1x1"].append(100 * rate / peak)
         layers[row.name]["mac_ratio"] = row.mac / row.mac_after
     run.measurements["layers"] = layers
+    run.measurements["left_whole"] = {name: seconds("original", name) for name in whole}
     run.measurements["peak_gmac_per_second"] = peak / 1e9
     run.measurements["percent_of_peak"] = rates
     realised = {name: row["original"] / row["compressed"] / row["mac_ratio"] for name, row in layers.items()}
@@ -193,9 +196,42 @@ def speed_table(timed: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]) 
 
 
 def layer_table(run: Mapping[str, Any]) -> pd.DataFrame:
-    """Milliseconds of a run of :func:`layer_by_layer`: layer, chain, factors; and the two ratios."""
+    """Milliseconds of a run of :func:`layer_by_layer`: layer, chain, factors, ratios; layers left whole last."""
     table = pd.DataFrame(run["measurements"]["layers"]).T
+    for name, seconds in run["measurements"]["left_whole"].items():
+        table.loc[name, ["original", "compressed", "mac_ratio"]] = [seconds, seconds, 1.0]
+    table.loc["sum"] = table[["original", "compressed"]].sum()
     ratio = table.pop("mac_ratio")
     return (1000 * table).round(3).assign(**{
         "time ratio": (table["original"] / table["compressed"]).round(2), "MAC ratio": ratio.round(2)
     })  # fmt: skip
+
+
+def host_columns(timed: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]) -> pd.DataFrame:
+    """This machine beside table 1: milliseconds of one image, original, compressed and their ratio, by printed row."""
+    rows: dict[str, dict[str, str]] = {}
+    for net, batches in timed.items():
+        if not (found := batches[1]):
+            continue
+        best = [run["measurements"] for run in found]
+        pair = {
+            name: 1000 * float(np.median([one["seconds"][one["fastest"][name]][name]["median"] for one in best]))
+            for name in ("original", "compressed")
+        }
+        ratio = float(np.median([one["ratio"]["measured"] for one in best]))
+        column = "this machine, ms" if found[0]["config"]["ranks"] == "printed" else "at a common share of ranks, ms"
+        values = (f"{pair['original']:.1f}", f"{pair['compressed']:.1f}", f"x{ratio:.2f}")
+        for row, value in zip((net, f"{net}*", f"{net} change"), values, strict=True):
+            rows[row] = {column: value}
+    return pd.DataFrame(rows).T
+
+
+def host_layer_columns(run: Mapping[str, Any]) -> pd.DataFrame:
+    """This machine beside table 2: milliseconds of every layer, of its chain with the parts, and their ratio."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, row in run["measurements"]["layers"].items():
+        parts = [f"{1000 * row[part]:.3f}" for part in ("first", "core", "last") if part in row]
+        rows[name] = {"this machine, ms": f"{1000 * row['original']:.3f}"}
+        rows[f"{name}*"] = {"this machine, ms": f"{1000 * row['compressed']:.3f} (= {' + '.join(parts)})"}
+        rows[f"{name} change"] = {"this machine, ms": f"x{row['original'] / row['compressed']:.2f}"}
+    return pd.DataFrame(rows).T
