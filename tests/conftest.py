@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shrinkbook import notebooks  # imports no torch: the pins below must stand before that
+from shrinkbook.evidence.claims import Claim
 
 assert "torch" not in sys.modules, "torch was imported before the environment of profile quick was set"
 os.environ.pop("JUPYTER_PATH", None)
@@ -32,6 +33,12 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SHRINKBOOK_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("SHRINKBOOK_RESULTS", str(tmp_path / "results"))
     return tmp_path
+
+
+def paths_of(claim: Claim) -> list[str]:
+    """The measurements that a claim reads."""
+    trend = [claim.trend["x"], claim.trend["y"]] if claim.trend else []
+    return [*claim.order, *([claim.gap] if claim.gap else []), *trend]
 
 
 SmallCifar = Callable[..., dict[str, Any]]

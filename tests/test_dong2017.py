@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import SmallCifar
+from conftest import SmallCifar, paths_of
 
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
@@ -38,11 +38,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("SHRINKBOOK_BUILD", str(folder / "build"))
         patch.setenv("SHRINKBOOK_RESULTS", str(folder / "results"))
         return ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, {"recipe": ONE_EPOCH}))
-
-
-def paths_of(claim: claims.Claim) -> list[str]:
-    trend = [claim.trend["x"], claim.trend["y"]] if claim.trend else []
-    return [*claim.order, *trend, *([claim.gap] if claim.gap else [])]
 
 
 def test_digits_fill_what_their_claims_read(digits) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SmallCifar
+from conftest import SmallCifar, paths_of
 
 from shrinkbook.evidence import claims, samples, store, verdicts
 from shrinkbook.evidence.store import dig
@@ -150,12 +150,6 @@ def test_sensitive_blocks_of_resnet_56_and_their_likes() -> None:
 
 
 # claims and experiments
-
-
-def paths_of(claim: claims.Claim) -> list[str]:
-    """The measurements that a claim reads."""
-    trend = [claim.trend["x"], claim.trend["y"]] if claim.trend else []
-    return [*claim.order, *([claim.gap] if claim.gap else []), *trend]
 
 
 def test_every_claim_gets_a_word_and_a_reason(runs: dict[str, dict[str, Any]]) -> None:
