@@ -59,9 +59,6 @@ def computed() -> dict[str, float]:
         for depth in (*DEPTHS, 164):
             row = f"{table}/ResNet-{depth}-LCCL"
             values[f"{row}/flop"] = left(BASE["B"][depth], number(f"{row}/saved"))
-    second = number(f"cifar10/ResNet-20-LCCL{SECOND}/saved")
-    values[f"cifar10/ResNet-20-LCCL{SECOND}/flop"] = left(BASE["blocks"][20], second)
-    values[f"cifar10/ResNet-32-LCCL{SECOND}/flop"] = left(BASE["blocks"][32], number("cifar10/ResNet-32-LCCL/saved"))
     values["imagenet/ResNet-18-LCCL/flop"] = left(BASE["B"][18], number("imagenet/ResNet-18-LCCL/saved"))
     return values
 
@@ -98,7 +95,7 @@ def test_every_known_cell_is_judged_by_the_kind_that_fits_it():
     quoted = {
         cell.address for cell in CELLS if cell.table == "comparison" or cell.row in ("AlexNet", "VGG-S", "GoogLeNet")
     }
-    quoted |= {cell.address for cell in CELLS if cell.row == f"ResNet-18-LCCL{SECOND}"}  # another paper's baseline
+    quoted |= {cell.address for cell in CELLS if SECOND in cell.row}  # shown beside our runs, judged once
     for cell in CELLS:
         if not cell.value or cell.address in quoted:
             assert cell.address not in kinds
@@ -142,15 +139,19 @@ def test_the_accuracies_of_resnet18_follow_from_the_other_drops():
         assert Decimal(before) - Decimal(drop) == Decimal(PAPER.cell(f"imagenet/ResNet-18-LCCL/top{column}").value)
 
 
-def test_every_printed_cost_comes_out_by_the_count_that_the_deviation_names():
-    assert {agree(value, PAPER.cell(place).value) for place, value in computed().items()} == {"reproduced"}
-    assert {
-        cell.address for cell in CELLS if cell.column == "flop" and cell.value and cell.table != "introduction"
-    } == (set(computed()) - {"introduction/average/saved"})
+def test_every_printed_cost_comes_out_in_the_other_reading_but_for_the_second_rows():
+    printed = {
+        cell.address: cell.value
+        for cell in CELLS
+        if cell.column == "flop" and cell.value and cell.table != "introduction"
+    }
+    words = {place: agree(value, printed[place]) for place, value in computed().items() if place in printed}
+    assert set(words.values()) == {"reproduced"}
+    assert {place for place in printed if SECOND not in place} == set(words)
 
 
 def test_the_networks_of_the_authors_code_miss_most_printed_costs():
-    """Why the costs are judged with projections: with padded shortcuts only ResNet-110 comes out."""
+    """Judged by the count fixed beforehand: with padded shortcuts only ResNet-110 comes out."""
     words = {
         (table, depth): agree(left(BASE["A"][depth], number(f"{table}/ResNet-{depth}-LCCL/saved")),
                               PAPER.cell(f"{table}/ResNet-{depth}-LCCL/flop").value)
@@ -186,7 +187,6 @@ def test_a_saving_is_a_share_removed_not_a_factor():
         ("6c", "-1.54"),
         ("6d", "-0.19"),
         ("6e", "-0.45"),
-        ("6f", "-0.10"),
         ("6m", "-1.40"),
         ("7c", "-3.65"),
         ("7d", "-2.30"),
@@ -219,7 +219,7 @@ def test_structural_claims_are_reproduced_by_a_run_that_counts_so():
     judged = {
         v["claim"]: v["verdict"] for v in verdicts.judge_paper(PAPER, [run], "quick") if v["kind"] == "structural"
     }
-    assert judged == dict.fromkeys((f"dong2017.{name}" for name in ("1a", "1b", "1c", "7a", "9a")), "reproduced")
+    assert judged == dict.fromkeys((f"dong2017.{name}" for name in ("1a", "1b", "7a", "9a")), "reproduced")
     assert {place for c in PAPER.claims if c.kind == "structural" for place in c.where} == set(computed())
 
 
@@ -229,7 +229,7 @@ def measured(seed: int, **overrides: object) -> dict[str, object]:
         "saving": {"above_20": 10.0 + seed}, "sparsity": {"bn_relu": 48.0, "relu": 30.0 + seed},
         "accuracy": {"baseline": 95.0, "lccl": 95.2, "pointwise": 95.1},
         "overhead": {"pointwise": 11.0, "shared": 7.0},
-        "exact": {"minus_difference": -2e-6, "minus_miscount": 0},
+        "exact": {"minus_difference": -2e-16, "minus_miscount": 0},
     } | overrides  # fmt: skip
     return {
         "experiment": "dong2017.resnet20_10ep", "profile": "standard", "version": 1, "seed": seed,
@@ -246,14 +246,18 @@ def words_of(runs: list[dict[str, object]]) -> dict[str, str]:
 
 def test_the_measurements_that_the_claims_read_and_what_turns_a_verdict():
     as_printed = words_of([measured(seed) for seed in range(5)])
-    assert as_printed == dict.fromkeys(("1d", "2", "3a", "3b", "4a", "4b", "4c", "8a", "8b"), "reproduced")
+    assert as_printed == dict.fromkeys(("2", "8a", "8b"), "reproduced")
     turned = {
-        "sparsity": {"bn_relu": 30.0, "relu": 48.0}, "accuracy": {"baseline": 97.0, "lccl": 95.0, "pointwise": 94.0},
-        "saving": {"above_20": -8.0}, "exact": {"minus_difference": -0.1, "minus_miscount": -9},
+        "sparsity": {"bn_relu": 30.0, "relu": 48.0}, "exact": {"minus_difference": -0.1, "minus_miscount": -9},
     }  # fmt: skip
     words = words_of([measured(seed, **turned) for seed in range(5)])
-    assert {name for name, word in words.items() if word == "reproduced"} == {"4a", "4c"}
-    assert {name for name, word in words.items() if word == "contradicted"} == {"1d", "2", "3a", "3b", "4b", "8a", "8b"}
+    assert words == dict.fromkeys(("2", "8a", "8b"), "contradicted")
+    at_schedule = {"experiment": "dong2017.resnet20", "config": {"data": "cifar10", "schedule": "paper"}}
+    full = words_of([measured(seed) | at_schedule for seed in range(5)])
+    assert {"1d", "3a", "3b", "4a", "4b"} < {name for name, word in full.items() if word == "reproduced"}
+    worse = {"accuracy": {"baseline": 97.0, "lccl": 95.0, "pointwise": 94.0}, "saving": {"above_20": -8.0}}
+    full = words_of([measured(seed, **worse) | at_schedule for seed in range(5)])
+    assert {name for name, word in full.items() if word == "contradicted"} == {"1d", "3a", "3b", "4b"}
 
 
 def test_skipping_is_judged_layer_by_layer_and_against_the_dense_product():

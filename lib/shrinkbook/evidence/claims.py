@@ -187,8 +187,9 @@ class Paper:
         return ", ".join(values)
 
     def source_status(self, claim: Claim) -> str:
-        """How well the printed side is known: the worst status among the claim's cells, else as the claim states."""
-        return claim.source_status or max((cell.status for cell in self.cells(claim)), key=STATUSES.index)
+        """How well the printed side is known: the worst status among the claim's cells and what the claim states."""
+        stated = [claim.source_status] if claim.source_status else []
+        return max([*stated, *(cell.status for cell in self.cells(claim))], key=STATUSES.index)
 
 
 def papers(folder: Path | None = None) -> list[str]:
@@ -407,8 +408,10 @@ def _rule(here: str, paper: Paper, claim: Claim) -> None:
         raise PaperError(f"{here}: the key 'printed' is missing; without cells the claim says it in short words")
     if by_gap and (cells or not NUMBER.fullmatch(claim.printed or "")):
         raise PaperError(f"{here}: a delta with 'gap' names a figure or table and has a number as 'printed'")
-    if (claim.source_status is None) != bool(cells):
-        what = "derived from the cells; delete it" if cells else "missing; no cell of this claim carries one"
-        raise PaperError(f"{here}: 'source_status' is {what}")
+    if claim.source_status is None and not cells:
+        raise PaperError(f"{here}: 'source_status' is missing; no cell of this claim carries one")
     if claim.source_status not in (None, *STATUSES):
         raise PaperError(f"{here}: source_status '{claim.source_status}' is unknown; use one of {', '.join(STATUSES)}")
+    known = max((STATUSES.index(cell.status) for cell in cells), default=-1)
+    if claim.source_status is not None and STATUSES.index(claim.source_status) <= known:
+        raise PaperError(f"{here}: 'source_status' is derived from the cells; delete it, or state a worse one")

@@ -89,6 +89,7 @@ class LayerSaving:
         gate_mac: of its gate, H W k'^2 C T'.
         gate_mac_published: what the authors' code takes for it, MAC / C k'^2 / k^2: right only where C = T.
         zeros: z, the mean share of zeros.
+        maps: T', 1 or one for each output.
     """
 
     name: str
@@ -96,6 +97,7 @@ class LayerSaving:
     gate_mac: int
     gate_mac_published: float
     zeros: float
+    maps: int = 1
 
     @property
     def break_even(self) -> float:
@@ -131,8 +133,10 @@ class Saving:
         return self._saved / sum(layer.mac for layer in self.layers)
 
     @property
-    def removed_published(self) -> float:
-        """:attr:`removed_of_gated` as the authors' code prints it."""
+    def removed_published(self) -> float | None:
+        """:attr:`removed_of_gated` as the authors' code prints it; None where a gate has more than one map."""
+        if any(layer.maps > 1 for layer in self.layers):
+            return None
         saved = sum(layer.zeros * layer.mac - layer.gate_mac_published for layer in self.layers)
         return saved / sum(layer.mac for layer in self.layers)
 
@@ -169,7 +173,7 @@ def saving(model: nn.Module, input_shape: Sequence[int], zeros: Mapping[str, flo
         assert isinstance(main, nn.Conv2d)
         mac, pixels = macs[f"{name}.main"], math.prod(main.kernel_size)
         published = mac / main.in_channels * math.prod(gate.conv.kernel_size) / pixels
-        layers.append(LayerSaving(name, mac, macs[f"{name}.gate.conv"], published, zeros[name]))
+        layers.append(LayerSaving(name, mac, macs[f"{name}.gate.conv"], published, zeros[name], gate.conv.out_channels))
     plain = sum(macs.values()) - sum(layer.gate_mac for layer in layers)
     return Saving(tuple(layers), plain)
 

@@ -47,12 +47,13 @@ DEPTHS = {20: ["lccl", "pointwise", "relu", "first", "second", "hard", "after_re
 _ALL = [
     Experiment(
         "dong2017.cost", costs, {"quick": {"threads": 1}, "standard": {"threads": 1}, "paper": {"threads": 1}},
-        seeds={"quick": 1, "standard": 1, "paper": 1}, seconds={"quick": 2, "standard": 2, "paper": 2},
+        version=2, seeds={"quick": 1, "standard": 1, "paper": 1},
+        seconds={"quick": 2, "standard": 2, "paper": 2},
     ),
-    Experiment("dong2017.digits", gated, _digits(["lccl", "pointwise", "relu"]), seconds={"quick": 12}),
+    Experiment("dong2017.digits", gated, _digits(["lccl", "pointwise", "relu"]), version=2, seconds={"quick": 12}),
     Experiment(
         "dong2017.digits_ablation", gated, _digits(["lccl", "first", "second", "hard", "after_relu", "published"]),
-        seeds={"quick": 1}, seconds={"quick": 20},
+        version=2, seeds={"quick": 1}, seconds={"quick": 20},
     ),
     Experiment(
         "dong2017.skip", timed,
@@ -66,7 +67,7 @@ _ALL = [
                 "schedule": "batch 1, one thread",
             },
         },
-        seconds={"quick": 3, "standard": 40}, alone=True,
+        version=2, seconds={"quick": 3, "standard": 40}, alone=True,
     ),
     Experiment(
         "dong2017.resnet20_10ep", gated,

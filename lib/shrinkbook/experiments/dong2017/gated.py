@@ -36,16 +36,14 @@ def gated(run: Context) -> None:
     run.measurements["arms"] = {}
     for name in ("baseline", *run.config["arms"]):
         options = ARMS.get(name, {})
-        model = plain if name == "baseline" else add_lccl(plain, seed=run.seed, **options)
+        # Another seed, or the first gate would repeat the numbers of the stem.
+        model = plain if name == "baseline" else add_lccl(plain, seed=run.seed + 1000, **options)
         if name == "baseline":
             plain = initialize(NETS[run.config["net"]](), run.seed)  # training changes the other one
         run.train(model, recipe, name)
         found[name] = run.stage(name, model)
         if name != "baseline":
-            try:
-                arm(run, name, model.eval())
-            except ValueError as error:  # a diverged network has an accuracy, but no zeros to count
-                run.measurements.setdefault("diverged", {})[name] = str(error)
+            arm(run, name, model.eval())
         run.progress(f"{name}: {found[name]:.2f} %")
     count = run.measurements["arms"]
     if "lccl" not in count:
@@ -78,7 +76,11 @@ def arm(run: Context, name: str, model: nn.Module) -> None:
     """Zeros of every gate over the test images, what they save in every reading, and, once, maps and exactness."""
     assert run.data is not None
     batches = [images for images, _ in evaluation_batches(run.data, run.device)]
-    measured = sparsity(model, batches)
+    try:
+        measured = sparsity(model, batches)
+    except ValueError as error:  # a diverged network has an accuracy, but no zeros to count
+        run.measurements.setdefault("diverged", {})[name] = str(error)
+        return
     counted = saving(model, tuple(run.data.x_test.shape[1:]), {path: one.mean for path, one in measured.items()})
     run.measurements["arms"][name] = {
         "zeros": 100 * sum(one.mean for one in measured.values()) / len(measured),

@@ -36,7 +36,7 @@ def timed(run: Context) -> None:
             models = dict(dense)
             for kind in ("kxkxCx1", "1x1xCxT") if zeros == AT else ("kxkxCx1",):
                 gate = LCCL(conv, kind)
-                initialize(gate, run.seed)
+                initialize(gate, run.seed + 1000)
                 models[kind] = SkippingConv(with_zeros(LCCLConv2d(conv, gate), x, zeros))
             found = latency(models, x, config["rounds"], config["warmup"], run.seed)
             seconds = {name: timing.median for name, timing in found.items()}

@@ -22,7 +22,7 @@ def arms_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "zeros, %": np.mean([arm["zeros"] for arm in arms]),
             "saved, %": 100 * np.mean([arm["removed"] for arm in arms]),
             "saved of gated layers, %": 100 * np.mean([arm["removed, gated layers only"] for arm in arms]),
-            "as the authors count, %": 100 * np.mean([arm["removed, as the authors count"] for arm in arms]),
+            "as the authors count, %": 100 * np.mean([arm["removed, as the authors count"] or np.nan for arm in arms]),
             "faster, %": 100 * np.mean([arm["faster"] for arm in arms]),
             "gates' cost, %": np.mean([arm["overhead"] for arm in arms]),
             "dead gates": sum(len(arm["dead"]) for arm in arms),
