@@ -38,12 +38,8 @@ def test_structural_claims_are_what_the_printed_savings_leave(scratch) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("digits")
-        patch.setenv("SHRINKBOOK_BUILD", str(folder / "build"))
-        patch.setenv("SHRINKBOOK_RESULTS", str(folder / "results"))
-        return ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, {"recipe": ONE_EPOCH}))
+def digits():
+    return ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, {"recipe": ONE_EPOCH}))
 
 
 def test_digits_fill_what_their_claims_read(digits) -> None:

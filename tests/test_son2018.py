@@ -99,12 +99,8 @@ def test_every_printed_ratio_is_a_file(net: str, variant: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("digits")
-        patch.setenv("SHRINKBOOK_BUILD", str(folder / "build"))
-        patch.setenv("SHRINKBOOK_RESULTS", str(folder / "results"))
-        return ensure(unit(catalogue.EXPERIMENTS, "son2018.digits", "quick", 0, {"finetune": ONE_EPOCH}))
+def digits():
+    return ensure(unit(catalogue.EXPERIMENTS, "son2018.digits", "quick", 0, {"finetune": ONE_EPOCH}))
 
 
 def test_digits_fill_what_their_claims_read(digits) -> None:

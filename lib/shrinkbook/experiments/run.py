@@ -54,6 +54,19 @@ class Experiment:
     needs: tuple[str, ...] = ()
 
 
+def counting(name: str, function: Callable[["Context"], None], seconds: float, version: int = 1) -> Experiment:
+    """An experiment that trains and times nothing: the same in every profile, one run on one thread."""
+    every = profiles.PROFILES
+    return Experiment(
+        name,
+        function,
+        {profile: {"threads": 1} for profile in every},
+        version=version,
+        seeds=dict.fromkeys(every, 1),
+        seconds=dict.fromkeys(every, seconds),
+    )
+
+
 @dataclass(frozen=True)
 class Unit:
     """One run before it is computed: its resolved settings and the identity that follows from them."""

@@ -189,6 +189,11 @@ def estimate(kernel: Tensor, groups: int = 1, tucker1: bool = False) -> Size:
     return tuple(max(evbmf(unfold(part)).rank for part in kernel.chunk(groups)) for unfold in unfoldings)
 
 
+def kind_of(kernel: Tensor, ranks: Size) -> str:
+    """``tucker2`` with two ranks; with one ``svd`` of a 1x1 kernel or a linear layer, else ``tucker1``."""
+    return "tucker2" if len(ranks) == 2 else "svd" if kernel[0, 0].numel() == 1 else "tucker1"
+
+
 def _check(model: nn.Module, ranks: Ranks, keep_out: Collection[str], maps: Mapping[str, Size]) -> None:
     """Refuse names that do not exist and maps that do not fit."""
     modules = dict(model.named_modules())
@@ -265,8 +270,7 @@ def _sized(row: Layer, kernel: Tensor, groups: int) -> Layer:
         return replace(row, limits=limits, ranks=(), note=note)
     if row.estimated is not None and min(row.estimated) == 0:
         note = "estimated rank 0 clamped to 1"
-    kind = "tucker2" if len(row.ranks) == 2 else "svd" if kernel[0, 0].numel() == 1 else "tucker1"
-    return replace(row, kind=kind, limits=limits, weights_after=after, note=note)
+    return replace(row, kind=kind_of(kernel, row.ranks), limits=limits, weights_after=after, note=note)
 
 
 def _costed(row: Layer, before: Sequence[LayerCost], after: Sequence[LayerCost]) -> Layer:

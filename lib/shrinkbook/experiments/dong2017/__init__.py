@@ -10,7 +10,7 @@ from shrinkbook.experiments.dong2017.cost import costs
 from shrinkbook.experiments.dong2017.gated import gated
 from shrinkbook.experiments.dong2017.skip import timed
 from shrinkbook.experiments.dong2017.tables import arms_table, depth_picture, maps_picture, skip_table, speed_picture
-from shrinkbook.experiments.run import Experiment
+from shrinkbook.experiments.run import Experiment, counting
 
 __all__ = ["EXPERIMENTS", "arms_table", "depth_picture", "maps_picture", "skip_table", "speed_picture"]
 
@@ -45,11 +45,7 @@ def _digits(arms: list[str]) -> dict[str, dict[str, Any]]:
 DEPTHS = {20: ["lccl", "pointwise", "relu", "first", "second", "hard", "after_relu", "published"]}
 
 _ALL = [
-    Experiment(
-        "dong2017.cost", costs, {"quick": {"threads": 1}, "standard": {"threads": 1}, "paper": {"threads": 1}},
-        version=2, seeds={"quick": 1, "standard": 1, "paper": 1},
-        seconds={"quick": 2, "standard": 2, "paper": 2},
-    ),
+    counting("dong2017.cost", costs, seconds=2, version=2),
     Experiment("dong2017.digits", gated, _digits(["lccl", "pointwise", "relu"]), version=2, seconds={"quick": 12}),
     Experiment(
         "dong2017.digits_ablation", gated, _digits(["lccl", "first", "second", "hard", "after_relu", "published"]),

@@ -1,6 +1,6 @@
 """What the printed savings leave of each network's multiply-accumulates, as published and in another reading."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 from shrinkbook import nets
 from shrinkbook.evidence import claims
 from shrinkbook.experiments.run import Context
-from shrinkbook.measure.cost import Cost, cost
+from shrinkbook.measure.cost import cost
 from shrinkbook.methods.lccl_saving import share_removed
 
 # The other reading, see deviation base_cost: projections on CIFAR, the stride in the 3x3 convolution.
@@ -27,10 +27,13 @@ AS_PUBLISHED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def counted(build: Callable[[], nn.Module], side: int) -> Cost:
-    """Cost of one image of three channels, on the meta device."""
+SIDES = {"ResNet-18": 224, "ResNet-34": 224}  # of ImageNet's images; CIFAR's have 32
+
+
+def counted(networks: Mapping[str, Callable[[], nn.Module]]) -> dict[str, int]:
+    """Multiply-accumulates of each network for one image of three channels, on the meta device."""
     with torch.device("meta"):
-        return cost(build(), (3, side, side))
+        return {net: cost(build(), (3, SIDES.get(net, 32), SIDES.get(net, 32))).mac for net, build in networks.items()}
 
 
 def costs(run: Context) -> None:
@@ -38,15 +41,15 @@ def costs(run: Context) -> None:
     paper = claims.load("dong2017")
     printed = {cell.address: cell.number for table in paper.tables.values() for cell in table.cells}
     savings = []
+    as_published, other = counted(AS_PUBLISHED), counted(OTHER)
     base: dict[str, dict[str, float | None]] = {}
-    for table, side in (("cifar10", 32), ("cifar100", 32), ("imagenet", 224)):
-        for net, build in OTHER.items():
+    for table in ("cifar10", "cifar100", "imagenet"):
+        for net, mac in other.items():
             saved = printed.get(f"{table}/{net}-LCCL/saved")
             if saved is None:
                 continue
             savings.append(saved)
-            mac, published = counted(build, side).mac, counted(AS_PUBLISHED[net], side).mac
-            row = f"{table}/{net}-LCCL"
+            published, row = as_published[net], f"{table}/{net}-LCCL"
             if printed.get(f"{row}/flop") is not None:
                 run.cell(f"{row}/flop", published * (1 - share_removed(saved, "removed")))
             base[row] = {
@@ -60,6 +63,4 @@ def costs(run: Context) -> None:
             }
     run.cell("introduction/average/saved", sum(savings) / len(savings))
     run.measurements["readings"] = base
-    run.measurements["networks"] = {
-        net: counted(build, 224 if net in ("ResNet-18", "ResNet-34") else 32).mac for net, build in AS_PUBLISHED.items()
-    }
+    run.measurements["networks"] = as_published

@@ -31,15 +31,12 @@ def gated(run: Context) -> None:
     """Every arm of the settings against a plain network: same weights at the start, same batches, same recipe."""
     run.load_data()
     recipe = run.recipe(run.config["recipe"])
-    plain = initialize(NETS[run.config["net"]](), run.seed)
     found: dict[str, float] = run.measurements.setdefault("accuracy", {})
     run.measurements["arms"] = {}
     for name in ("baseline", *run.config["arms"]):
-        options = ARMS.get(name, {})
-        # Another seed, or the first gate would repeat the numbers of the stem.
-        model = plain if name == "baseline" else add_lccl(plain, seed=run.seed + 1000, **options)
-        if name == "baseline":
-            plain = initialize(NETS[run.config["net"]](), run.seed)  # training changes the other one
+        model = initialize(NETS[run.config["net"]](), run.seed)
+        if name != "baseline":  # another seed, or the first gate would repeat the numbers of the stem
+            model = add_lccl(model, seed=run.seed + 1000, **ARMS[name])
         run.train(model, recipe, name)
         found[name] = run.stage(name, model)
         if name != "baseline":

@@ -17,7 +17,7 @@ from shrinkbook.experiments.kim2016.timing import (
     speed_table,
     whole_network,
 )
-from shrinkbook.experiments.run import Experiment
+from shrinkbook.experiments.run import Experiment, counting
 
 __all__ = [
     "EXPERIMENTS",
@@ -55,10 +55,7 @@ SEEDS = {"AlexNet": 5, "VGG-S": 3, "GoogLeNet": 3, "VGG-16": 5}  # claims order 
 _TIMED = {"alexnet": "AlexNet", "vgg_s": "VGG-S", "googlenet": "GoogLeNet", "vgg16": "VGG-16"}
 
 _ALL = [
-    Experiment(
-        "kim2016.cost", costs, {"quick": {"threads": 1}, "standard": {"threads": 1}, "paper": {"threads": 1}},
-        seeds={"quick": 1, "standard": 1, "paper": 1}, seconds={"quick": 4, "standard": 4, "paper": 4},
-    ),
+    counting("kim2016.cost", costs, seconds=4),
     Experiment(
         "kim2016.digits_finetune", finetune,
         {

@@ -68,7 +68,7 @@ def common_share(net: str) -> Ranks:
         return chosen
 
     shares = [0.5, 0.5]
-    for _ in range(3):  # each total depends a little on the other share
+    for _ in range(3 if linear else 1):  # each total depends a little on the other share
         for index, column in ((0, "mac_after"), (1, "weights_after"))[: 2 if linear else 1]:
             low, high = 0.0, 1.0
             for _ in range(12):

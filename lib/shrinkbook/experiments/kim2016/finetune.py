@@ -67,14 +67,18 @@ def one_shot(run: Context, model: nn.Module) -> None:
 def rank_shares(report: tucker.Report) -> dict[str, Any]:
     """Estimated ranks as a share of the full ones, in percent, and the input ranks of convolutions by depth."""
     estimated = [row for row in report.layers if row.estimated]
-    deep = [row for row in report.layers if row.kind == "tucker2"]
+    layers = {row.name: {"kind": row.kind, "full": list(row.limits), "rank": list(row.ranks)} for row in estimated}
+    shares = [100 * r / full for row in estimated for r, full in zip(row.estimated or (), row.limits, strict=True)]
+    return _with_depth(layers, shares)
+
+
+def _with_depth(layers: dict[str, dict[str, Any]], shares: list[float]) -> dict[str, Any]:
+    deep = [row for row in layers.values() if row["kind"] == "tucker2"]
     return {
-        "layers": {
-            row.name: {"kind": row.kind, "full": list(row.limits), "rank": list(row.ranks)} for row in estimated
-        },
-        "share": [100 * r / full for row in estimated for r, full in zip(row.estimated or (), row.limits, strict=True)],
+        "layers": layers,
+        "share": shares,
         "depth": list(range(1, len(deep) + 1)),
-        "input_share": [100 * row.ranks[0] / row.limits[0] for row in deep],
+        "input_share": [100 * row["rank"][0] / row["full"][0] for row in deep],
     }
 
 
@@ -93,15 +97,8 @@ def imagenet_ranks(run: Context) -> None:
     for name, kernel in kernels.items():
         ranks = tucker.estimate(kernel, tucker1=not layers)
         full = full_ranks(tuple(kernel.shape), 1, len(ranks))
-        kind = "tucker2" if len(ranks) == 2 else "svd" if kernel[0, 0].numel() == 1 else "tucker1"
-        layers[name] = {"kind": kind, "full": list(full), "rank": list(ranks)}
+        layers[name] = {"kind": tucker.kind_of(kernel, ranks), "full": list(full), "rank": list(ranks)}
         run.progress(f"{name}: {list(ranks)} of {list(full)}")
     shares = [100 * r / full for row in layers.values() for r, full in zip(row["rank"], row["full"], strict=True)]
-    deep = [row for row in layers.values() if row["kind"] == "tucker2"]
-    run.measurements["ranks"] = {
-        "layers": layers,
-        "share": shares,
-        "depth": list(range(1, len(deep) + 1)),
-        "input_share": [100 * row["rank"][0] / row["full"][0] for row in deep],
-    }
+    run.measurements["ranks"] = _with_depth(layers, shares)
     run.measurements["gaps"] = {"mean_rank_below_60": 60 - float(np.mean(shares))}

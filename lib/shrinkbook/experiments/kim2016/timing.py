@@ -49,12 +49,12 @@ def whole_network(run: Context) -> None:
     run.progress(f"{run.config['net']}: {measured:.2f} x in time, {mac:.2f} x in multiply-accumulates, fastest {best}")
     if any(one["high"] > NOISY * one["low"] for one in chosen.values()):
         run.measurements["noise"] = f"the slow tenth of the rounds takes {NOISY} times the fast one: no gap is claimed"
-        return
-    run.measurements["gaps"] = {"faster_but_less_than_mac": min(mac - measured, measured - 1)}
-    run.measurements["power"] = _power({name: ready[f"{mode} {name}"] for name, mode in best.items()}, image, run)
-    watt = run.measurements["power"]["watt"]
-    if None not in watt.values():
-        run.measurements["gaps"]["watt_saved"] = watt["original"] - watt["compressed"]
+    else:
+        run.measurements["gaps"] = {"faster_but_less_than_mac": min(mac - measured, measured - 1)}
+        run.measurements["power"] = _power({name: ready[f"{mode} {name}"] for name, mode in best.items()}, image, run)
+        watt = run.measurements["power"]["watt"]
+        if None not in watt.values():
+            run.measurements["gaps"]["watt_saved"] = watt["original"] - watt["compressed"]
     torch.compiler.reset()  # compiled networks hold their weights for as long as the cache does
 
 
@@ -185,11 +185,7 @@ def speed_table(timed: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]) 
             rows[net, batch, found[0]["config"]["ranks"]] = {
                 **{name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()},
                 "realised": f"{realised:.2f} ({low:.2f} to {high:.2f})",
-                "goal of 0.6": "met"
-                if realised >= GOAL
-                else "missed"
-                if np.median(ratios["measured"]) > 1
-                else "slower",
+                f"goal of {GOAL}": "met" if realised >= GOAL else "missed" if row["time ratio"] > 1 else "slower",
                 "runs": len(found),
             }
     return pd.DataFrame(rows).T.rename_axis(["network", "batch", "ranks"])

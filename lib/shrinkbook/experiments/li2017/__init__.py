@@ -9,7 +9,7 @@ from shrinkbook.experiments.li2017.public import public_retrain, public_scan
 from shrinkbook.experiments.li2017.retrain import iterative, retrain, single_layers, vgg_retrain
 from shrinkbook.experiments.li2017.scan import depth, projection_scan, resnet_scan, vgg_scan
 from shrinkbook.experiments.li2017.timing import wall_clock
-from shrinkbook.experiments.run import Experiment
+from shrinkbook.experiments.run import Experiment, counting
 from shrinkbook.experiments.steps import baseline
 from shrinkbook.methods.filter_criteria import ACTIVATION_CRITERIA
 
@@ -61,10 +61,7 @@ def _paper_recipe(name: str, net: str, models: list[str], hours: float) -> list[
 
 
 _ALL = [
-    Experiment(
-        "li2017.cost", costs, {"quick": {"threads": 1}, "standard": {"threads": 1}, "paper": {"threads": 1}},
-        seeds={"quick": 1, "standard": 1, "paper": 1}, seconds={"quick": 2, "standard": 2, "paper": 2},
-    ),
+    counting("li2017.cost", costs, seconds=2),
     Experiment(
         "li2017.wall_clock", wall_clock,
         {

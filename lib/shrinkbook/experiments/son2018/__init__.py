@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping
 
-from shrinkbook.experiments.run import Experiment
+from shrinkbook.experiments.run import Experiment, counting
 from shrinkbook.experiments.son2018.cluster import public_network, trained_network, vgg16
 from shrinkbook.experiments.son2018.cost import costs, size_table
 from shrinkbook.experiments.son2018.sharing import as_matrices, sharing_map
@@ -34,10 +34,7 @@ def _public(net: str, schedule: str, models: list[str], recipe: Mapping[str, obj
 
 
 _ALL = [
-    Experiment(
-        "son2018.cost", costs, {"quick": {"threads": 1}, "standard": {"threads": 1}, "paper": {"threads": 1}},
-        seeds={"quick": 1, "standard": 1, "paper": 1}, seconds={"quick": 4, "standard": 4, "paper": 4},
-    ),
+    counting("son2018.cost", costs, seconds=4),
     Experiment(
         "son2018.digits", trained_network,
         {

@@ -167,13 +167,13 @@ def joint(run: Context, model: nn.Module) -> None:
     fewer, _ = filter_pruning.compress(model, PRUNED[run.config["filter_pruning"]].ratios)
     run.train(fewer, run.recipe(run.config["finetune"]), "filter-pruning")
     found: dict[str, float] = {}
+    before = plan(model, 1).bits_before
     for name, smaller, key in (("P", halved, "kernels_"), ("filter-pruning", fewer, "")):
         found[f"{key}pruned"] = run.stage(name, smaller)
         clustered, report = compress(smaller, k, seed=run.seed, max_iterations=run.config["iterations"])
         run.stage(f"{name}-C{k} clustered", clustered)
         run.train(clustered, run.recipe(run.config["finetune"]), f"{name}-C{k}")
         found[f"{key}pruned_clustered"] = run.stage(f"{name}-C{k} tuned", clustered)
-        before = plan(model, 1).bits_before
         found[f"{key}ratio"] = before / report.bits_after()
         found[f"{key}ratio_with_mask"] = before / (report.bits_after() + report.mask_bits)
         if name == "filter-pruning":
