@@ -333,3 +333,19 @@ def test_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(checkpoint.CheckpointError, match="cannot be written"):
         checkpoint.save(tiny(), tmp_path / "file" / "net.safetensors")
+
+
+def test_warm_up_covers_its_share_of_the_steps_and_no_more(digits):
+    recipe = Recipe(2, 40, 0.1, momentum=0, weight_decay=0, milestones=(0.5,), warmup=0.2)  # ten steps an epoch
+    model, seen = nn.Linear(1, 10, bias=False), []
+
+    def objective(model, images, labels):  # a slope of 1: every step goes down by the learning rate
+        seen.append(model.weight[0, 0].item())
+        return model.weight.sum(), model.weight.new_zeros(len(labels), 10)
+
+    fit(model, digits, recipe, seed=0, objective=objective)
+    seen.append(model.weight[0, 0].item())
+    steps = [before - after for before, after in zip(seen, seen[1:], strict=False)]
+    assert steps == pytest.approx([0.01] * 4 + [0.1] * 6 + [0.01] * 10, abs=1e-5)
+    with pytest.raises(ValueError, match="0 <= warmup < 1"):
+        Recipe(1, 8, 0.1, warmup=1)

@@ -31,8 +31,9 @@ Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 class Recipe:
     """How to train: SGD with a stepwise learning rate.
 
-    milestones are fractions of the epochs after which the rate is multiplied by gamma; augment means a crop from
-    4 pixels of padding and a flip; val_fraction of the training images is held out to select by.
+    milestones are fractions of the epochs after which the rate is multiplied by gamma; warmup is the share of all
+    steps, at the start, that it is multiplied by gamma, too; augment means a crop from 4 pixels of padding and a flip;
+    val_fraction of the training images is held out to select by.
     """
 
     epochs: int
@@ -47,16 +48,20 @@ class Recipe:
     dtype: str = "float32"
     compile: bool = False
     val_fraction: float = 0.0
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"recipe dtype {self.dtype!r}: choose float32 or bfloat16")
-        if self.epochs < 0 or self.batch < 1 or not 0 <= self.val_fraction < 1:
-            raise ValueError("recipe needs epochs >= 0, batch >= 1 and 0 <= val_fraction < 1")
+        if self.epochs < 0 or self.batch < 1 or not 0 <= self.val_fraction < 1 or not 0 <= self.warmup < 1:
+            raise ValueError("recipe needs epochs >= 0, batch >= 1, 0 <= val_fraction < 1 and 0 <= warmup < 1")
 
-    def rate(self, epoch: int) -> float:
-        """Learning rate in an epoch, counted from 0."""
-        return self.lr * self.gamma ** sum(epoch >= round(share * self.epochs) for share in self.milestones)
+    def rate(self, epoch: float) -> float:
+        """Learning rate in an epoch, counted from 0; within a warm-up a fraction says how much of it is over."""
+        times = sum(epoch >= round(share * self.epochs) for share in self.milestones) + (
+            epoch < self.warmup * self.epochs
+        )
+        return self.lr * self.gamma**times
 
 
 @dataclass(frozen=True)
@@ -204,13 +209,13 @@ def fit(
             break
         started = time.perf_counter()
         torch.manual_seed(derived_seed(seed, epoch))  # dropout and whatever else the model draws
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(epoch)
-        looked, stream = [0.0], batches(data, keep, recipe, seed, epoch)
+        steps = math.ceil(len(keep) / recipe.batch)
+        looked, stream = [0.0], _rated(batches(data, keep, recipe, seed, epoch), steps, recipe, epoch, optimiser)
         if look is not None and epoch == 0:
-            stream = _looking(stream, math.ceil(len(keep) / recipe.batch), looks, look, looked)
+            stream = _looking(stream, steps, looks, look, looked)
         loss, accuracy = train_epoch(network, optimiser, stream, recipe.dtype, objective)
-        row: dict[str, Any] = {"epoch": epoch, "lr": recipe.rate(epoch), "loss": loss if math.isfinite(loss) else None}
+        rate = optimiser.param_groups[0]["lr"]
+        row: dict[str, Any] = {"epoch": epoch, "lr": rate, "loss": loss if math.isfinite(loss) else None}
         row["train_accuracy"] = accuracy
         if len(held_out):
             row["val_accuracy"] = evaluate(model, validation, device, dtype=recipe.dtype).accuracy
@@ -231,6 +236,16 @@ def fit(
         max((row["val_accuracy"] for row in history if "val_accuracy" in row), default=None),
         best,
     )
+
+
+def _rated(
+    stream: Iterator[tuple[Tensor, Tensor]], steps: int, recipe: Recipe, epoch: int, optimiser: torch.optim.Optimizer
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch, each behind the learning rate of its step."""
+    for step, batch in enumerate(stream):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(epoch + step / steps)
+        yield batch
 
 
 def _looking(

@@ -37,7 +37,7 @@ def gated(run: Context) -> None:
         model = initialize(NETS[run.config["net"]](), run.seed)
         if name != "baseline":  # another seed, or the first gate would repeat the numbers of the stem
             model = add_lccl(model, seed=run.seed + 1000, **ARMS[name])
-        run.train(model, recipe, name)
+        run.train(model, recipe, name, resume=run.unit.checkpoint.with_suffix(f".{name}.safetensors"))
         found[name] = run.stage(name, model)
         if name != "baseline":
             arm(run, name, model.eval())
