@@ -10,10 +10,10 @@ from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.statistics import agree
 from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, dong2017
-from shrinkbook.experiments.dong2017.gated import ARMS, exactness
+from shrinkbook.experiments.dong2017.gated import ARMS, cells, data_sets, depths, exactness
 from shrinkbook.experiments.dong2017.skip import break_even
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import ensure, unit
+from shrinkbook.experiments.run import Context, ensure, unit
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods.lccl import add_lccl
 from shrinkbook.nets import PreactResNet, initialize
@@ -92,7 +92,23 @@ def test_zero_maps_show_images_and_three_gates(digits) -> None:
     assert len(maps["images"]) == 6 and len(maps) == 4
     first = torch.tensor(maps["layer1.0.conv1"])
     assert first.shape == (6, 8, 8) and set(first.unique().tolist()) <= {0, 1}
-    assert dong2017.maps_picture(digits).axes
+    drawn = dong2017.maps_picture(digits).axes
+    shown = [torch.tensor(axis.images[0].get_array()) for axis in (drawn[0], drawn[6])]
+    painted = (shown[0] != shown[1]).any(2).int()  # below the image, where the first gate is closed and only there
+    assert torch.equal(painted, first[0])
+
+
+def test_accuracy_is_drawn_against_saving_beside_the_printed_rows(digits) -> None:
+    table = PAPER.tables["cifar10"]
+    (alone,) = dong2017.frontier_picture([digits], table).axes
+    assert [line.get_label() for line in alone.lines] == ["baseline", *digits["config"]["arms"]]
+    saved = 100 * digits["measurements"]["arms"]["lccl"]["removed"]
+    assert list(alone.lines[1].get_xdata()) == [saved] and list(alone.lines[0].get_xdata()) == [0]
+    named = {**digits, "config": {**digits["config"], "row": "ResNet-20"}}
+    _, printed = dong2017.frontier_picture([named], table).axes
+    points = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in printed.lines}
+    assert points["ResNet-110-LCCL"] == (34.2, 93.44) and points["ResNet-110"] == (0, 93.63)
+    assert not any("ResNet-44" in label for label in points)  # nothing printed, nothing drawn
 
 
 def test_cifar_runs_fill_the_printed_rows(small_cifar: SmallCifar, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +121,62 @@ def test_cifar_runs_fill_the_printed_rows(small_cifar: SmallCifar, monkeypatch: 
     drop = row["ResNet-20"]["accuracy"] - row["ResNet-20-LCCL"]["accuracy"]
     assert row["ResNet-20-LCCL"]["drop"] == pytest.approx(drop)
     assert row["ResNet-20-LCCL"]["flop"] == pytest.approx(mac * (1 - row["ResNet-20-LCCL"]["saved"] / 100))
+    assert row["ResNet-20"]["accuracy"] == run["measurements"]["accuracy"]["baseline"]
+    assert run["cells"]["kernels"] == {"kxkxCx1": {k: row["ResNet-20-LCCL"][k] for k in ("accuracy", "saved")}}
+    assert run["cells"]["placement"]["both convolutions"] == run["cells"]["kernels"]["kxkxCx1"]
     for claim in PAPER.claims:
         if name in claim.experiments:
             assert all(dig(run["measurements"], path) is not None for path in paths_of(claim)), claim.id
+
+
+def test_the_plain_network_trains_by_its_own_recipe_where_there_is_one(scratch) -> None:
+    plain = {"recipe": {**ONE_EPOCH, "warmup": 0.5}, "arms": ["lccl"]}
+    run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, plain))
+    assert [(row["phase"], row["lr"]) for row in run["history"]] == [("baseline", 0.1), ("lccl", 0.1)]
+    full = unit(catalogue.EXPERIMENTS, "dong2017.resnet56", "standard", 0).config
+    recipes = [full["plain recipe"], full["recipe"]]
+    assert [recipe["epochs"] for recipe in recipes] == [164, 164]
+    assert [recipe.get("warmup", 0) for recipe in recipes] == [0, 0.03]
+    short = unit(catalogue.EXPERIMENTS, "dong2017.resnet20_10ep", "standard", 0).config
+    assert "plain recipe" not in short and short["recipe"]["warmup"] == 0.03
+
+
+def filled(name: str, parents: dict[str, dict]) -> Context:
+    context = Context(unit(catalogue.EXPERIMENTS, name, "standard", 0), "cpu", parents, print)
+    context.stages["baseline"] = {"mac": 1000}
+    return context
+
+
+def test_losses_by_depth_and_by_data_set() -> None:
+    def parent(data: str, lccl: float) -> dict:
+        return {"config": {"data": data}, "measurements": {"accuracy": {"baseline": 90.0, "lccl": lccl}}}
+
+    deep = filled("dong2017.depths", {f"dong2017.resnet{d}": parent("cifar10", 80 + d / 20) for d in (20, 110)})
+    depths(deep)
+    assert deep.measurements["depths"] == {"layers": [20, 110], "drop": [9.0, 4.5]}
+    assert deep.cells["cifar10"]["ResNet-110-LCCL"]["drop"] == 4.5
+    losses = {"dong2017.resnet20": 89.0, "dong2017.resnet32": 87.0, "dong2017.resnet20_cifar100": 85.0}
+    sets = filled("dong2017.data_sets", {n: parent("cifar" + (n[18:][-3:] or "10"), a) for n, a in losses.items()})
+    data_sets(sets)
+    assert sets.measurements["drop"] == {"cifar10": 2.0, "cifar100": 5.0}
+
+
+@pytest.mark.parametrize(("data", "rows"), [("cifar10", 4), ("cifar100", 2)])
+def test_rows_are_filled_in_the_table_of_their_data(data: str, rows: int) -> None:
+    run = filled({"cifar10": "dong2017.resnet20", "cifar100": "dong2017.resnet20_cifar100"}[data], {})
+    cells(run, "ResNet-20", {"baseline": 90.0, "lccl": 89.0}, 0.25)
+    assert list(run.cells) == [data] and len(run.cells[data]) == rows
+    assert run.cells[data]["ResNet-20-LCCL"] == {"accuracy": 89, "drop": 1, "saved": 25, "flop": 750}
+
+
+def test_whole_networks_are_timed_at_the_printed_saving(scratch) -> None:
+    small = {"side": 96, "rounds": 2, "warmup": 0}
+    run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.network_speed", "standard", 0, small), "cpu")
+    for net in ("ResNet-18", "ResNet-34"):
+        printed = PAPER.cell(f"imagenet/{net}-LCCL/saved").number
+        ours = run["cells"]["speed"][f"{net}-LCCL"]
+        assert ours["theoretical"] == pytest.approx(printed, abs=1.5)  # of nine positions of a map whole ones close
+        assert ours["measured"] == run["measurements"][net]["measured"] < 100
 
 
 def test_gates_that_diverged_cost_the_run_its_verdicts_not_its_numbers(scratch) -> None:

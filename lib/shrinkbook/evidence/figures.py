@@ -45,6 +45,7 @@ def curves(
     ylim: tuple[float, float] | None = None,
     chance: float | None = None,
     bands: bool = True,
+    lines: bool = True,
 ) -> Picture:
     """One axes a panel with a shared y axis, one colour a label in all panels, the legend outside the axes.
 
@@ -56,6 +57,7 @@ def curves(
         ylim: limits of y, default as the data need.
         chance: height of a dotted line, the accuracy of guessing.
         bands: draw them; without, only means.
+        lines: join the points of a label.
     """
     labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     columns = min(across, len(panels))
@@ -70,7 +72,8 @@ def curves(
     for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
         for label, curve in panel.items():
             x, y = curve[:2]
-            (handles[label],) = axis.plot(x, y, label=label, **styles[label])
+            style = styles[label] if lines else {**styles[label], "linestyle": "none"}
+            (handles[label],) = axis.plot(x, y, label=label, **style)
             if bands and len(curve) == 4:
                 axis.fill_between(x, curve[2], curve[3], color=styles[label]["color"], alpha=0.18, linewidth=0)
         if chance is not None:

@@ -39,7 +39,13 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "VGG-16 with one linear layer": nets.vgg16_one_linear,
     "DenseNet-12-40": nets.densenet_12_40,
     "DenseNet-BC-100-12": nets.densenet_bc_100_12,
-    **{f"pre-activation ResNet-{d}": partial(nets.preact_resnet_cifar, d) for d in (20, 32, 56, 110)},
+    **{
+        f"pre-activation ResNet-{depth}{suffix}": partial(
+            nets.preact_resnet_bottleneck if depth == 164 else nets.preact_resnet_cifar, depth, classes
+        )
+        for depth in (20, 32, 44, 56, 110, 164)
+        for classes, suffix in ((10, ""), (100, " for 100 classes"))
+    },
     "digits VGG": digits_vgg,
     "digits pre-activation ResNet": digits_preact,
     "digits ResNet": digits_resnet,

@@ -24,20 +24,38 @@ ARMS: dict[str, dict[str, Any]] = {
     "hard": {"hard": True},
     "after_relu": {"relu": True},
 }
+# Cells of the comparisons, which the paper has of networks that are not known: arm and measure of ours.
+ABLATIONS = {
+    f"{table}/{row}/{column}": (arm, column)
+    for table, second, rows in (
+        ("kernels", "saved", {"1x1xCxT": "pointwise", "kxkxCx1": "lccl"}),
+        ("sparsity", "zeros", {"ReLU": "relu", "BN and ReLU": "lccl"}),
+        (
+            "placement", "saved", {"first convolution": "first", "second convolution": "second",
+            "both convolutions": "lccl"},
+        ),
+    )
+    for row, arm in rows.items()
+    for column in ("accuracy", second)
+}  # fmt: skip
 SHOWN = 6  # test images whose zero maps are kept
 
 
 def gated(run: Context) -> None:
-    """Every arm of the settings against a plain network: same weights at the start, same batches, same recipe."""
+    """Every arm of the settings against a plain network: same weights at the start, same batches, same recipe.
+
+    Where the settings have a recipe of its own for it, the plain network trains by that one, as the authors' does.
+    """
     run.load_data()
-    recipe = run.recipe(run.config["recipe"])
     found: dict[str, float] = run.measurements.setdefault("accuracy", {})
     run.measurements["arms"] = {}
     for name in ("baseline", *run.config["arms"]):
-        model = initialize(NETS[run.config["net"]](), run.seed)
-        if name != "baseline":  # another seed, or the first gate would repeat the numbers of the stem
+        model, settings = initialize(NETS[run.config["net"]](), run.seed), run.config["recipe"]
+        if name == "baseline":
+            settings = run.config.get("plain recipe", settings)
+        else:  # another seed, or the first gate would repeat the numbers of the stem
             model = add_lccl(model, seed=run.seed + 1000, **ARMS[name])
-        run.train(model, recipe, name, resume=run.unit.checkpoint.with_suffix(f".{name}.safetensors"))
+        run.train(model, run.recipe(settings), name, resume=run.unit.checkpoint.with_suffix(f".{name}.safetensors"))
         found[name] = run.stage(name, model)
         if name != "baseline":
             arm(run, name, model.eval())
@@ -54,19 +72,45 @@ def gated(run: Context) -> None:
         }  # fmt: skip
     if row := run.config.get("row"):
         cells(run, row, found, count["lccl"]["removed"])
+        for address, (name, column) in ABLATIONS.items():
+            if name in count:
+                values = {"accuracy": found[name], "saved": 100 * count[name]["removed"], "zeros": count[name]["zeros"]}
+                run.cell(address, values[column])
 
 
 def cells(run: Context, row: str, accuracy: dict[str, float], removed: float) -> None:
-    """The printed row of this network; ResNet-20 has two, and one run of ours stands beside both."""
-    for suffix in ("", ", second row") if row == "ResNet-20" else ("",):
-        run.cell(f"cifar10/{row}{suffix}/accuracy", accuracy["baseline"])
+    """The printed row of this network; ResNet-20 has two on CIFAR-10, and one run of ours stands beside both."""
+    table = run.config["data"]
+    for suffix in ("", ", second row") if (table, row) == ("cifar10", "ResNet-20") else ("",):
+        run.cell(f"{table}/{row}{suffix}/accuracy", accuracy["baseline"])
         for column, value in (
             ("accuracy", accuracy["lccl"]),
             ("drop", accuracy["baseline"] - accuracy["lccl"]),
             ("saved", 100 * removed),
             ("flop", run.stages["baseline"]["mac"] * (1 - removed)),
         ):
-            run.cell(f"cifar10/{row}-LCCL{suffix}/{column}", value)
+            run.cell(f"{table}/{row}-LCCL{suffix}/{column}", value)
+
+
+def depths(run: Context) -> None:
+    """What each network of the parents loses, against its layers: a slope for the claim that deeper ones lose less."""
+    drops = {int(name.removeprefix("dong2017.resnet")): _drop(parent) for name, parent in run.parents.items()}
+    run.measurements["depths"] = {"layers": list(drops), "drop": list(drops.values())}
+    for depth, drop in drops.items():
+        run.cell(f"cifar10/ResNet-{depth}-LCCL/drop", drop)
+
+
+def data_sets(run: Context) -> None:
+    """What the parents' networks lose on average, on each data set."""
+    drops: dict[str, list[float]] = {}
+    for parent in run.parents.values():
+        drops.setdefault(parent["config"]["data"], []).append(_drop(parent))
+    run.measurements["drop"] = {data: sum(found) / len(found) for data, found in drops.items()}
+
+
+def _drop(parent: dict[str, Any]) -> float:
+    accuracy = parent["measurements"]["accuracy"]
+    return float(accuracy["baseline"] - accuracy["lccl"])
 
 
 def arm(run: Context, name: str, model: nn.Module) -> None:

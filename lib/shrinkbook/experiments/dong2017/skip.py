@@ -1,16 +1,20 @@
 """Time skipping against the dense matrix product and the framework's convolution, over shares of zeros and shapes."""
 
+import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from shrinkbook import nets
+from shrinkbook.evidence import claims
 from shrinkbook.experiments.run import Context
-from shrinkbook.measure.latency import in_mode, latency
-from shrinkbook.methods.lccl import LCCL, LCCLConv2d, with_zeros
-from shrinkbook.methods.lccl_saving import overhead
-from shrinkbook.methods.lccl_skip import Im2colConv, SkippingConv
+from shrinkbook.experiments.steps import layer_inputs
+from shrinkbook.measure.latency import in_mode, latency, saved
+from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, gates, responses, with_zeros
+from shrinkbook.methods.lccl_saving import overhead, saving
+from shrinkbook.methods.lccl_skip import Im2colConv, SkippingConv, skipping
 from shrinkbook.nets import initialize
 
 AT = 0.6  # share of zeros at which claims compare
@@ -54,6 +58,67 @@ def timed(run: Context) -> None:
         "theoretical": 100 * float(np.median([AT - overhead("kxkxCx1", 3, p["channels"]) for p in wide])),
     }
     run.measurements["break_even"] = {f"{c}x{s}x{s}": break_even(points, c, s) for c, s in config["shapes"]}
+
+
+def network_speed(run: Context) -> None:
+    """ResNet-18 and 34 at the printed savings: the share of the time that skipping really saves.
+
+    Weights are random: the same share of every gate is closed, on the very image that is timed, so that the network
+    saves what the paper prints. Masks are hard, since untrained products of so many gates overflow. Dense is the plain
+    network with those convolutions as im2col and GEMM; beside it stands the framework's plain network.
+    """
+    config, paper = run.config, claims.load("dong2017")
+    shape = (3, config["side"], config["side"])
+    x = torch.randn(config["batch"], *shape, generator=torch.Generator().manual_seed(run.seed))
+    for depth in (18, 34):
+        row = f"imagenet/ResNet-{depth}-LCCL"
+        printed = paper.cell(f"{row}/saved").number
+        assert printed is not None
+        plain = initialize(nets.preact_resnet_imagenet(depth), run.seed).eval()
+        gated = add_lccl(plain, hard=True, seed=run.seed + 1000)
+        zeros = zeros_for(gated, shape, printed / 100)
+        close(gated, x, zeros)
+        models = {
+            "im2col": dense_twin(plain, list(gates(gated))), "framework": in_mode(plain, "channels_last"),
+            "skipping": skipping(gated),
+        }  # fmt: skip
+        found = latency(models, x, config["rounds"], config["warmup"], run.seed)
+        kept = {path: (value != 0).double().mean().item() for path, value in responses(gated, x).items()}
+        counted = saving(gated, shape, {path: 1 - share for path, share in kept.items()})
+        measured = saved(found["im2col"], found["skipping"])
+        run.cell(f"speed/ResNet-{depth}-LCCL/theoretical", 100 * counted.removed)
+        run.cell(f"speed/ResNet-{depth}-LCCL/measured", measured.median)
+        run.measurements[f"ResNet-{depth}"] = {
+            "zeros": 100 * zeros, "theoretical": 100 * counted.removed, "measured": measured.median,
+            "low": measured.low, "high": measured.high,
+            "against framework": saved(found["framework"], found["skipping"]).median,
+            "seconds": {name: timing.median for name, timing in found.items()},
+        }  # fmt: skip
+        run.progress(f"ResNet-{depth} timed")
+
+
+def zeros_for(gated: nn.Module, shape: tuple[int, ...], removed: float) -> float:
+    """The share of zeros, the same in every gate, at which a network saves this share of its multiply-accumulates."""
+    none, every = (saving(gated, shape, dict.fromkeys(gates(gated), share)).removed for share in (0.0, 1.0))
+    return (removed - none) / (every - none)
+
+
+def close(gated: nn.Module, x: torch.Tensor, zeros: float) -> None:
+    """Shift every gate of a network, first to last, until it is 0 at this share of its positions on these images."""
+    for path in gates(gated):
+        layer = gated.get_submodule(path)
+        assert isinstance(layer, LCCLConv2d)
+        gated.set_submodule(path, with_zeros(layer, layer_inputs(gated, x)[path], zeros))
+
+
+def dense_twin(plain: nn.Module, paths: list[str]) -> nn.Module:
+    """A copy whose convolutions at these paths run as im2col and one matrix product."""
+    twin = copy.deepcopy(plain).eval()
+    for path in paths:
+        conv = twin.get_submodule(path)
+        assert isinstance(conv, nn.Conv2d)
+        twin.set_submodule(path, Im2colConv(conv, path))
+    return twin
 
 
 def break_even(points: list[dict[str, Any]], channels: int, side: int) -> float | None:

@@ -1,4 +1,4 @@
-"""What gates close and what that saves: zeros by depth, zero maps, arms side by side, time against zeros."""
+"""What gates close and what that saves: zeros by depth and over images, arms side by side, time against zeros."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shrinkbook.evidence import figures
+from shrinkbook.evidence import claims, figures
+
+ORANGE = np.array([0.68, -0.27, -1.0])  # #D55E00 on the scale of image_grid
 
 
 def arms_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -42,17 +44,40 @@ def depth_picture(run: dict[str, Any], arms: Sequence[str]) -> figures.Picture:
 
 
 def maps_picture(run: dict[str, Any]) -> figures.Picture:
-    """Test images, and below each where a gate of an early, a middle and a late layer is 0 (black: skipped)."""
+    """Test images, and below each the same image with the positions painted that a gate closes (orange: skipped).
+
+    Gates are those of an early, a middle and a late layer; their maps are enlarged to the size of the image.
+    """
     maps = run["measurements"]["maps"]
     images = [np.array(image) for image in maps["images"]]
     side = int(images[0].size ** 0.5)
-    pictures = [image.reshape(side, side) / max(float(np.abs(image).max()), 1e-9) for image in images]
-    titles = ["image"] * len(images)
+    pictures = [np.repeat((image.reshape(side, side) / np.abs(image).max())[..., None], 3, 2) for image in images]
+    rows, titles = list(pictures), ["image"] * len(images)
     for layer, found in maps.items():
         if layer != "images":
-            pictures += [np.where(np.array(one), -1.0, 0.5) for one in found]
+            for picture, gate in zip(pictures, found, strict=True):
+                closed = np.kron(np.array(gate), np.ones((side // len(gate), side // len(gate))))[..., None] == 1
+                rows.append(np.where(closed, 0.3 * picture + 0.7 * ORANGE, picture))
             titles += [layer.removeprefix("layer")] * len(found)
-    return figures.image_grid(pictures, titles, across=len(images))
+    return figures.image_grid(rows, titles, across=len(images))
+
+
+def frontier_picture(runs: Sequence[dict[str, Any]], printed: claims.Table) -> figures.Picture:
+    """Accuracy against the share of multiply-accumulates saved: every arm a point a seed, and the printed rows."""
+    config, points = runs[0]["config"], dict[str, figures.Curve]()
+    for arm in runs[0]["measurements"]["accuracy"]:
+        kept = [run for run in runs if arm == "baseline" or arm in run["measurements"]["arms"]]
+        saved = [100 * run["measurements"]["arms"][arm]["removed"] if arm != "baseline" else 0.0 for run in kept]
+        points[arm] = (saved, [run["measurements"]["accuracy"][arm] for run in kept])
+    panels = {f"ours: {config['net']}, {config['data']}": points}
+    if config["row"]:
+        paper: dict[str, figures.Curve] = {}
+        for row in printed.rows:
+            cells = {cell.column: cell.number for cell in printed.cells if cell.row == row}
+            if cells.get("accuracy") is not None and ("saved" not in cells or cells["saved"] is not None):
+                paper[row] = ([cells.get("saved") or 0.0], [cells["accuracy"]])
+        panels["the paper, recalled"] = paper
+    return figures.curves(panels, "multiply-accumulates saved (%)", "accuracy (%)", across=2, lines=False)
 
 
 def speed_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
