@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.measure.cost import parameter_count
@@ -94,6 +95,18 @@ def test_the_total_weighs_its_parts():
     found = dafl.generator_loss(logits, features, Weights(2.0, 3.0, 5.0))
     parts = [loss.item() for loss in (found.one_hot, found.entropy, found.activation)]
     assert found.total.item() == pytest.approx(2 * parts[0] + 3 * parts[1] + 5 * parts[2])
+
+
+def test_the_enlarged_convolution_is_that_of_the_enlarged_map():
+    """Value and gradients against repetition followed by the convolution itself."""
+    fast, x = dafl.UpsampledConv2d(3, 5).double(), drawn(2, 3, 4, 6).requires_grad_()
+    slow = nn.functional.conv2d(nn.functional.interpolate(x, scale_factor=2.0), fast.weight, fast.bias, padding=1)
+    weights = (fast.weight, fast.bias, x)
+    outer = drawn(*slow.shape, seed=1)
+    expected = torch.autograd.grad((slow * outer).sum(), weights)
+    assert torch.allclose(fast(x), slow, rtol=1e-12)
+    for ours, theirs in zip(torch.autograd.grad((fast(x) * outer).sum(), weights), expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("channels", "latent", "parameters"), [(1, 100, 1_049_985), (3, 1000, 8_423_939)])

@@ -151,7 +151,7 @@ def test_one_step_of_adam():
     optimiser = optimiser_of(model, Recipe(epochs=1, batch=2, lr=0.01, weight_decay=0, optimiser="adam"))
     loss, _ = train_step(model, optimiser, torch.randn(2, 1, 2, 2), torch.tensor([0, 1]))
     assert torch.allclose((model[1].weight - before).abs(), torch.full((2, 4), 0.01), rtol=1e-3)
-    with pytest.raises(ValueError, match="choose sgd or adam"):
+    with pytest.raises(ValueError, match="choose sgd, adam or adamw"):
         Recipe(epochs=1, batch=2, lr=0.01, optimiser="lion")
 
 

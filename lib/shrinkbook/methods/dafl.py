@@ -18,6 +18,30 @@ from torch import Tensor, nn
 Form = Literal["code", "paper"]
 
 
+class UpsampledConv2d(nn.Conv2d):
+    """A 3x3 convolution of the map enlarged twice by repetition, computed on the small map: 4/9 of the multiplications.
+
+    Of the enlarged rows 2i - 1, 2i, 2i + 1 that output row 2i reads, two repeat row i of the small map, so their weights
+    add up: each of the four phases of the output is a 2x2 convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, o, 2h, 2w)."""
+        (n, _, h, w), o = input.shape, self.out_channels
+        first, middle, last = self.weight.unbind(2)
+        rows = torch.stack([torch.stack([first, middle + last]), torch.stack([first + middle, last])])  # phase, tap
+        first, middle, last = rows.unbind(4)
+        columns = torch.stack([torch.stack([first, middle + last]), torch.stack([first + middle, last])])
+        phases = columns.permute(2, 0, 4, 5, 3, 1).reshape(4 * o, -1, 2, 2)  # row phase, column phase, o; c; taps
+        assert self.bias is not None
+        found = F.conv2d(input, phases, self.bias.repeat(4), padding=1).view(n, 2, 2, o, h + 1, w + 1)
+        parts = [[found[:, a, b, :, a : a + h, b : b + w] for b in range(2)] for a in range(2)]
+        return torch.stack([torch.stack(row, 4) for row in parts], 3).reshape(n, o, 2 * h, 2 * w)
+
+
 class Generator(nn.Module):
     """Noise to images: a linear layer, two nearest up-samplings with 3x3 convolutions, as in the authors' code.
 
@@ -46,12 +70,10 @@ class Generator(nn.Module):
             nn.BatchNorm2d(width),
         )
         self.blocks = nn.Sequential(
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width, 3, padding=1),
+            UpsampledConv2d(width, width),
             nn.BatchNorm2d(width, eps=0.8),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width // 2, 3, padding=1),
+            UpsampledConv2d(width, width // 2),
             nn.BatchNorm2d(width // 2, eps=0.8),
             nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(width // 2, channels, 3, padding=1),

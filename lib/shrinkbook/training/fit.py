@@ -30,7 +30,7 @@ STATE = {"momentum_buffer": "momentum", "step": "step", "exp_avg": "first", "exp
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with a stepwise learning rate, or Adam with the same (it has no use for momentum and nesterov).
+    """How to train: SGD with a stepwise learning rate, or Adam or AdamW with the same.
 
     milestones are fractions of the epochs after which the rate is multiplied by gamma; warmup is the share of all
     steps, at the start, that it is multiplied by gamma, too; augment means a crop from 4 pixels of padding and a flip;
@@ -53,8 +53,8 @@ class Recipe:
     optimiser: str = "sgd"
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("sgd", "adam"):
-            raise ValueError(f"recipe optimiser {self.optimiser!r}: choose sgd or adam")
+        if self.optimiser not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"recipe optimiser {self.optimiser!r}: choose sgd, adam or adamw")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"recipe dtype {self.dtype!r}: choose float32 or bfloat16")
         if self.epochs < 0 or self.batch < 1 or not 0 <= self.val_fraction < 1 or not 0 <= self.warmup < 1:
@@ -119,8 +119,9 @@ def batches(data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: in
 def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser, in one fused kernel; weight decay on every parameter, as the papers have it."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if recipe.optimiser == "adam":
-        return torch.optim.Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    if recipe.optimiser != "sgd":
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
+        return kind(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
         parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
     )
