@@ -19,9 +19,9 @@ Form = Literal["code", "paper"]
 
 
 class UpsampledConv2d(nn.Conv2d):
-    """A 3x3 convolution of the map enlarged twice by repetition, computed on the small map: 4/9 of the multiplications.
+    """A 3x3 convolution of the map enlarged twice by repetition, computed on the small map: 4/9 of the products.
 
-    Of the enlarged rows 2i - 1, 2i, 2i + 1 that output row 2i reads, two repeat row i of the small map, so their weights
+    Of the enlarged rows 2i - 1, 2i, 2i + 1 that output row 2i reads, two repeat row i of the small map: their weights
     add up: each of the four phases of the output is a 2x2 convolution.
     """
 

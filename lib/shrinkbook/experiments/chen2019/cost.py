@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from shrinkbook import nets
+from shrinkbook.evidence import claims
 from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import parameter_count
 from shrinkbook.measure.operations import operations
@@ -23,15 +24,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "AlexNet": (partial(nets.alexnet_one_tower, 2), (3, 224, 224)),
     "AlexNet-Half": (partial(nets.alexnet_one_tower, 2, half=True), (3, 224, 224)),
 }
-PLACES = {  # table/row prefix and column prefix of each network's cost; the student's stand in every row but the first
-    "LeNet-5": ("table1/teacher", "LeNet-5"),
-    "LeNet-5-Half": ("table1/standard back-propagation", "LeNet-5"),
-    "Hinton-784-1200-1200-10": ("table1/teacher", "HintonNet"),
-    "Hinton-784-800-800-10": ("table1/standard back-propagation", "HintonNet"),
-    "ResNet-34": ("table3/teacher", "CIFAR"),
-    "ResNet-18": ("table3/standard back-propagation", "CIFAR"),
-    "AlexNet": ("table4/teacher", "CelebA"),
-    "AlexNet-Half": ("table4/standard back-propagation", "CelebA"),
+PAIRS = {  # table -> column prefix -> teacher and student
+    "table1": {
+        "LeNet-5": ("LeNet-5", "LeNet-5-Half"),
+        "HintonNet": ("Hinton-784-1200-1200-10", "Hinton-784-800-800-10"),
+    },
+    "table3": {"CIFAR": ("ResNet-34", "ResNet-18")},
+    "table4": {"CelebA": ("AlexNet", "AlexNet-Half")},
 }
 READINGS = {  # what is counted, from the narrowest to the widest
     "products": ("products",),
@@ -55,7 +54,11 @@ def costs(run: Context) -> None:
             "parameters": parameters,
             **{reading: sum(counted[kind] for kind in kinds) for reading, kinds in READINGS.items()},
         }
-        if name in PLACES:
-            row, column = PLACES[name]
-            run.cell(f"{row}/{column} FLOPs", found[name][JUDGED])
-            run.cell(f"{row}/{column} parameters", parameters)
+    paper = claims.load("chen2019")
+    for table, columns in PAIRS.items():
+        for column, (teacher, student) in columns.items():
+            for row in paper.tables[table].rows:
+                one = found[teacher if row == "teacher" else student]
+                run.cell(f"{table}/{row}/{column} FLOPs", one[JUDGED])
+                if table != "table4":  # which prints none
+                    run.cell(f"{table}/{row}/{column} parameters", one["parameters"])
