@@ -38,7 +38,7 @@ def alexnet(classes: int = 1000) -> nn.Sequential:
 def alexnet_one_tower(classes: int = 1000, half: bool = False) -> nn.Sequential:
     """Krizhevsky 2014, without groups and normalisation, as torchvision builds it; input (3, 224, 224).
 
-    With two classes 710,133,440 multiply-accumulates. ``half`` halves every layer but the last.
+    With two classes 710,100,672 multiply-accumulates. ``half`` halves every layer but the last.
     """
     width = 1 if half else 2
     return nn.Sequential(

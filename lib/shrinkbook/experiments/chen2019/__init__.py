@@ -9,9 +9,31 @@ from typing import Any
 
 from shrinkbook.experiments.chen2019.arms import LOSSES, with_data, without_data
 from shrinkbook.experiments.chen2019.cost import costs
+from shrinkbook.experiments.chen2019.tables import (
+    ablation_table,
+    accuracy_picture,
+    arms_table,
+    costs_table,
+    entropy_picture,
+    filters_picture,
+    generated_picture,
+    loss_picture,
+    seeds_picture,
+)
 from shrinkbook.experiments.run import Experiment, counting
 
-__all__ = ["EXPERIMENTS"]
+__all__ = [
+    "EXPERIMENTS",
+    "ablation_table",
+    "accuracy_picture",
+    "arms_table",
+    "costs_table",
+    "entropy_picture",
+    "filters_picture",
+    "generated_picture",
+    "loss_picture",
+    "seeds_picture",
+]
 
 ABLATION = [name for name in LOSSES if name not in ("two stages", "untrained")]
 

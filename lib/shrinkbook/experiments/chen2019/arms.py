@@ -223,8 +223,9 @@ def compare(run: Context) -> None:
     gaps: dict[str, Any] = run.measurements.setdefault("gaps", {})
     if "noise" in found:
         gaps["noise_above_chance"] = found["noise"] - 100 / run.data.classes
-    if "dafl" in found:
-        gaps["filters"] = run.measurements["filters"]["dafl"] - run.measurements["filters"]["untrained student"]
+    filters = run.measurements["filters"]
+    if filters.get("dafl") is not None:
+        gaps["filters"] = filters["dafl"] - filters["untrained student"]
     if not set(ABLATION) <= set(found):
         return
     gaps["noise_over_losses_without_entropy"] = [found["noise"] - found[name] for name in WITHOUT_ENTROPY]

@@ -1,5 +1,6 @@
 """What generated images and trained filters look like, in numbers: class means, correlations, best matches."""
 
+import math
 from typing import Any
 
 import torch
@@ -22,12 +23,15 @@ def correlations(first: Tensor, second: Tensor) -> Tensor:
     return similarities(*centred)
 
 
-def agreement(means: Tensor, real: Tensor) -> dict[str, float]:
+def agreement(means: Tensor, real: Tensor) -> dict[str, float] | None:
     """How far class means look like those of the real classes: like their own, like the others, and the difference.
 
-    A class that no image was taken for counts as uncorrelated; ``classes`` says how many have one.
+    A class that no image was taken for counts as uncorrelated; ``classes`` says how many have one. None where a
+    generator that diverged made images that are not numbers.
     """
     table = correlations(means, real)
+    if not table.isfinite().all():
+        return None
     own, count = table.diag().sum().item(), len(table)
     others = (table.sum().item() - own) / (count * (count - 1))
     shown = int((means.flatten(1) != 0).any(1).sum())
@@ -40,14 +44,15 @@ def first_layer(model: nn.Module) -> Tensor:
     return first.weight.detach()
 
 
-def likeness(student: nn.Module, teacher: nn.Module) -> float:
-    """Mean over the student's first filters of the best absolute cosine with one of the teacher's."""
-    return float(best_matches(first_layer(student), first_layer(teacher)).mean())
+def likeness(student: nn.Module, teacher: nn.Module) -> float | None:
+    """Mean over the student's first filters of the best absolute cosine with one of the teacher's; None if diverged."""
+    found = float(best_matches(first_layer(student), first_layer(teacher)).mean())
+    return found if math.isfinite(found) else None
 
 
 def matched(student: nn.Module, teacher: nn.Module) -> dict[str, Any]:
     """For the figure: each first filter of the student, the teacher's best match in the sign that fits, the cosine."""
-    own, others = first_layer(student), first_layer(teacher)
+    own, others = first_layer(student).nan_to_num(), first_layer(teacher)
     if own.ndim != 4:  # a fully connected layer: rows of as many weights as the image has pixels
         side = int(own.shape[1] ** 0.5)
         own, others = (part.reshape(len(part), 1, side, side) for part in (own[:16], others))
@@ -63,4 +68,4 @@ def matched(student: nn.Module, teacher: nn.Module) -> dict[str, Any]:
 
 def picture(image: Tensor) -> list[list[int]]:
     """(c, h, w) as rows of whole hundredths for a run file, channels averaged."""
-    return (100 * image.float().mean(0)).round().int().tolist()
+    return (100 * image.float().mean(0)).nan_to_num().round().int().tolist()
