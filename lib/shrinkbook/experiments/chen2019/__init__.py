@@ -35,7 +35,7 @@ __all__ = [
     "seeds_picture",
 ]
 
-ABLATION = [name for name in LOSSES if name not in ("two stages", "untrained")]
+COMBINATIONS = [name for name in LOSSES if name not in ("two stages", "untrained")]
 
 
 def adam(epochs: int, batch: int, lr: float, **more: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ _ALL = [
         seconds={"quick": 3},
     ),
     Experiment(
-        "chen2019.digits_dafl", without_data, {"quick": {**DIGITS_DAFL, "arms": [*PLAIN, *ABLATION]}},
+        "chen2019.digits_dafl", without_data, {"quick": {**DIGITS_DAFL, "arms": [*PLAIN, *COMBINATIONS]}},
         parents=("chen2019.digits",), seconds={"quick": 12},
     ),
     Experiment(
@@ -139,7 +139,7 @@ _ALL = [
     Experiment(
         "chen2019.mnist_ablation_240it", without_data,
         {"standard": {
-            **LENET, **mnist(240, 8, ["noise", *ABLATION], "240 iterations"), "fills": {"table2": "accuracy"},
+            **LENET, **mnist(240, 8, ["noise", *COMBINATIONS], "240 iterations"), "fills": {"table2": "accuracy"},
         }},
         parents=("chen2019.mnist",), seeds={"standard": 3}, seconds={"standard": 5500},
     ),
