@@ -68,6 +68,12 @@ def test_every_row_of_the_ablation_ran_and_the_best_is_only_named(digits) -> Non
     assert len(chen2019.ablation_table([digits["digits_dafl"]])) == 8
 
 
+def test_the_two_students_with_data_descend_their_own_losses(digits) -> None:
+    losses = {row["phase"]: row["loss"] for row in digits["digits"]["history"] if row["epoch"] == 0}
+    entropy = losses["back-propagation"] - losses["distillation"]  # of the teacher's answers; the rest is alike
+    assert losses["back-propagation"] != losses["distillation"] and entropy > 0
+
+
 def test_gaps_are_the_differences_of_the_arms(digits) -> None:
     found = digits["digits_dafl"]["measurements"]
     accuracy, gaps = found["accuracy"], found["gaps"]
@@ -111,8 +117,12 @@ def test_pictures_and_tables(digits) -> None:
     run = digits["digits_dafl"]
     assert len(chen2019.generated_picture(run).axes) == 40
     assert len(chen2019.filters_picture(run).axes) == 16
-    for draw in (chen2019.accuracy_picture, chen2019.entropy_picture, chen2019.loss_picture, chen2019.seeds_picture):
+    for draw in (chen2019.accuracy_picture, chen2019.loss_picture, chen2019.seeds_picture):
         assert draw([run, run]).axes
+    entropy = chen2019.combinations_picture([run], "mean_entropy")
+    drawn = {line.get_label(): line.get_ydata()[-1] for axis in entropy.axes for line in axis.lines}
+    assert drawn == pytest.approx({name: run["measurements"]["entropy"][name] for name in drawn})
+    assert set(drawn) == set(arms.ABLATION) - {"noise"}
     table = chen2019.arms_table([run])
     assert table.loc["dafl", "last"] == round(run["measurements"]["accuracy"]["dafl"], 2)
     assert table.loc["teacher"].isna()["best on test"]

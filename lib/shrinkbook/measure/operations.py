@@ -19,7 +19,7 @@ def operations(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     * batch norm: a scale and a shift, two for each number;
     * activation: one for each number through a ReLU;
     * addition: one for each number that a shortcut adds;
-    * pooling: one for each number that a pooling window reads, as windows here do not overlap or leave out much;
+    * pooling: one for each number of the map that is pooled, however its windows overlap;
     * pixels: one multiply-accumulate for each number of the input, which normalises it. Not part of the network.
 
     Args:

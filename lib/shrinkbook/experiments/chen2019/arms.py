@@ -1,5 +1,6 @@
 """Teacher and students: with the data, with noise, with other data, and with a generator under any of its losses."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def without_data(run: Context) -> None:
         history = trained(run, name, student, generator, teacher)
         found[name] = run.stage(name, student)
         best[name] = max(row["test_accuracy"] for row in history)  # named only: a choice by the test images
-        entropy[name] = history[-1]["mean_entropy"] or 0.0
+        entropy[name] = history[-1]["mean_entropy"]  # None if it diverged, which is no collapse to few classes
         shut[name] = found[name] <= 150 / run.data.classes or not history[-1]["finite"]
         run.measurements.setdefault("filters", {})[name] = likeness(student, model)
         images = sample(run, name, generator)
@@ -130,8 +131,8 @@ def trained(
     optimisers = arm.optimisers["generator"], arm.optimisers["student"]
     weights = weighed(config["loss_weights"], LOSSES[name])
 
-    def draws(source: torch.Generator) -> list[Tensor]:
-        return [noise(batch, generator.latent, source, run.device) for _ in range(count)]
+    def draws(source: torch.Generator) -> Iterator[Tensor]:
+        return (noise(batch, generator.latent, source, run.device) for _ in range(count))
 
     if name != "two stages":
         return arm.train(
@@ -164,8 +165,7 @@ def images_only(run: Context, name: str, student: nn.Module, arm: Arm, teacher: 
 
 def prepare(run: Context) -> None:
     """The data of the settings at the side that the networks read, normalised by the authors' constants."""
-    constants = run.config["normalise"]
-    run.data = resized(run.load_data(**({"normalise": constants} if constants else {})), run.config["side"])
+    run.data = resized(run.load_data(normalise=run.config["normalise"]), run.config["side"])
 
 
 def frozen(run: Context, model: nn.Module) -> Teacher:
@@ -231,6 +231,8 @@ def compare(run: Context) -> None:
     gaps["noise_over_losses_without_entropy"] = [found["noise"] - found[name] for name in WITHOUT_ENTROPY]
     gaps["one_more_than_entropy"] = [found[name] - found["ie"] for name in ("oh+ie", "ie+a")]
     gaps["all_three"] = [found["dafl"] - found[name] for name in ("oh+ie", "ie+a")]
+    if any(entropy[name] is None for name in ("dafl", *WITHOUT_ENTROPY)):
+        return
     gaps["entropy_with_and_without"] = [entropy["dafl"] - entropy[name] for name in WITHOUT_ENTROPY]
     gaps["entropy_below_half"] = [0.5 - entropy[name] for name in WITHOUT_ENTROPY]
 

@@ -55,7 +55,7 @@ def matched(student: nn.Module, teacher: nn.Module) -> dict[str, Any]:
     own, others = first_layer(student).nan_to_num(), first_layer(teacher)
     if own.ndim != 4:  # a fully connected layer: rows of as many weights as the image has pixels
         side = int(own.shape[1] ** 0.5)
-        own, others = (part.reshape(len(part), 1, side, side) for part in (own[:16], others))
+        own, others = (part.reshape(len(part), 1, side, side) / part.abs().max() for part in (own[:16], others))
     table = similarities(own, others)
     best = table.abs().argmax(1)
     found = table.gather(1, best[:, None])[:, 0]

@@ -59,38 +59,37 @@ def seeds_picture(runs: Runs) -> figures.Picture:
 
 
 def accuracy_picture(runs: Runs) -> figures.Picture:
-    """The student's test accuracy while it trains: arms of table 1, and the ablation."""
-    arms = {row["phase"] for row in runs[0]["history"]}
-    panels = {
-        "with and without a generator": [name for name in ("dafl", "alternative", "noise") if name in arms],
-        "losses of the generator": [name for name in ABLATION if name in arms and name != "noise"],
-    }
-    return _curves(runs, {title: names for title, names in panels.items() if names}, "test_accuracy", "accuracy (%)")
+    """The student's test accuracy while it trains: with a generator, on noise, on other data."""
+    names = [name for name in ("dafl", "alternative", "noise") if _ran(runs, name)]
+    panel = {name: _line(runs, name, "test_accuracy") for name in names}
+    return figures.curves({"students without data": panel}, "iterations", "test accuracy (%)")
 
 
-def entropy_picture(runs: Runs) -> figures.Picture:
-    """How evenly the teacher sees the classes in a generated batch: 1 for all alike, 0 for one class only."""
-    arms = {row["phase"] for row in runs[0]["history"]}
-    panels = {
-        "with the entropy loss": [name for name in ("dafl", "oh+ie", "ie+a", "ie") if name in arms],
-        "without": [name for name in WITHOUT_ENTROPY if name in arms],
-    }
-    shown = {title: names for title, names in panels.items() if names}
-    return _curves(runs, shown, "mean_entropy", "entropy of the batch's mean prediction")
+def combinations_picture(runs: Runs, key: str = "test_accuracy") -> figures.Picture:
+    """Every combination of losses while it trains, with the entropy loss and without.
+
+    Args:
+        key: ``test_accuracy`` of the student, or ``mean_entropy``: how evenly the teacher sees the classes in a
+            generated batch, 1 for all alike, 0 for one class only.
+    """
+    panels = {"with the entropy loss": ("dafl", "oh+ie", "ie+a", "ie"), "without the entropy loss": WITHOUT_ENTROPY}
+    label = {"test_accuracy": "test accuracy (%)", "mean_entropy": "entropy of the batch's mean prediction"}[key]
+    lines = {title: {n: _line(runs, n, key) for n in names if _ran(runs, n)} for title, names in panels.items()}
+    return figures.curves(lines, "iterations", label, across=2)
 
 
 def loss_picture(runs: Runs) -> figures.Picture:
-    """The parts of the loss of the whole method, as the code weighs them in: before their weights."""
+    """The parts of the generator's loss before they are weighed, and the student's."""
     parts = ("one_hot", "entropy", "activation", "distillation")
     panel = {part: _line(runs, "dafl", part) for part in parts}
-    return figures.curves({"all three losses, and the student's": panel}, "iterations", "loss (code's form)")
+    return figures.curves({"": panel}, "iterations", "loss (code's form)")
 
 
 def generated_picture(run: dict[str, Any]) -> figures.Picture:
     """By class as the teacher sees them: generated images, their means, real means; below, images of L_oh alone."""
     pictures = run["measurements"]["pictures"]
     rows = [pictures["dafl"]["by class"], pictures["dafl"]["means"], pictures["real"]]
-    names = ["generated", "generated mean", "real mean"]
+    names = ["image", "mean", "real"]
     if "oh" in pictures:
         rows.append(pictures["oh"]["images"])
         names.append("L_oh alone")
@@ -132,9 +131,8 @@ def _line(runs: Runs, arm: str, key: str) -> figures.Curve:
     return steps, *figures.mean_band(full)
 
 
-def _curves(runs: Runs, panels: dict[str, list[str]], key: str, ylabel: str) -> figures.Picture:
-    lines = {title: {name: _line(runs, name, key) for name in names} for title, names in panels.items()}
-    return figures.curves(lines, "iterations", ylabel, across=2)
+def _ran(runs: Runs, arm: str) -> bool:
+    return arm in runs[0]["config"]["arms"]
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:
