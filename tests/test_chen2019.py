@@ -123,6 +123,9 @@ def test_pictures_and_tables(digits) -> None:
     drawn = {line.get_label(): line.get_ydata()[-1] for axis in entropy.axes for line in axis.lines}
     assert drawn == pytest.approx({name: run["measurements"]["entropy"][name] for name in drawn})
     assert set(drawn) == set(arms.ABLATION) - {"noise"}
+    shorter = {**run, "history": [row for row in run["history"] if (row["phase"], row["epoch"]) != ("dafl", 1)]}
+    (line,) = [x for x in chen2019.accuracy_picture([run, shorter]).axes[0].lines if x.get_label() == "dafl"]
+    assert line.get_ydata()[-1] == run["measurements"]["accuracy"]["dafl"]  # of the run that did not stop
     table = chen2019.arms_table([run])
     assert table.loc["dafl", "last"] == round(run["measurements"]["accuracy"]["dafl"], 2)
     assert table.loc["teacher"].isna()["best on test"]

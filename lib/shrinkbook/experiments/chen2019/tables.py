@@ -123,12 +123,12 @@ def _mean(runs: Runs, key: str, name: str) -> float:
 
 
 def _line(runs: Runs, arm: str, key: str) -> figures.Curve:
-    """Mean, lowest and highest over the runs of what an arm's history holds, over iterations; gaps where not finite."""
+    """Mean, lowest and highest of what an arm's history holds over iterations, of the runs that have not diverged yet."""
     lines = [[row[key] for row in run["history"] if row["phase"] == arm] for run in runs]
     length = max(map(len, lines))
     full = [[np.nan if v is None else v for v in line] + [np.nan] * (length - len(line)) for line in lines]
     steps = [runs[0]["config"]["iterations"] * (n + 1) for n in range(length)]
-    return steps, *figures.mean_band(full)
+    return steps, *(reduce(np.array(full, dtype=float), axis=0) for reduce in (np.nanmean, np.nanmin, np.nanmax))
 
 
 def _ran(runs: Runs, arm: str) -> bool:
