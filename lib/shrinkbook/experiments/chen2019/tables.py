@@ -123,7 +123,7 @@ def _mean(runs: Runs, key: str, name: str) -> float:
 
 
 def _line(runs: Runs, arm: str, key: str) -> figures.Curve:
-    """Mean, lowest and highest of what an arm's history holds over iterations, of the runs that have not diverged yet."""
+    """Mean, lowest and highest of what an arm's history holds over iterations, of the runs that have not diverged."""
     lines = [[row[key] for row in run["history"] if row["phase"] == arm] for run in runs]
     length = max(map(len, lines))
     full = [[np.nan if v is None else v for v in line] + [np.nan] * (length - len(line)) for line in lines]
