@@ -12,7 +12,7 @@ from shrinkbook.training import checkpoint
 from shrinkbook.training.augment import crop_flip, draw_crop_flip
 from shrinkbook.training.data import DataSet, load
 from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
-from shrinkbook.training.fit import Recipe, batches, fit, split_validation
+from shrinkbook.training.fit import Recipe, batches, fit, optimiser_of, split_validation, train_step
 from shrinkbook.training.precision import autocast_dtype, bf16_units, conv3x3_by_product, precision
 
 
@@ -144,12 +144,35 @@ def test_fit_learns_and_is_a_function_of_the_seed(digits):
     assert not torch.equal(model[0].weight, other[0].weight)
 
 
+def test_one_step_of_adam():
+    """The first step is lr g / (|g| + eps): every weight moves by the rate, whatever its gradient."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    before = model[1].weight.detach().clone()
+    optimiser = optimiser_of(model, Recipe(epochs=1, batch=2, lr=0.01, weight_decay=0, optimiser="adam"))
+    loss, _ = train_step(model, optimiser, torch.randn(2, 1, 2, 2), torch.tensor([0, 1]))
+    assert torch.allclose((model[1].weight - before).abs(), torch.full((2, 4), 0.01), rtol=1e-3)
+    with pytest.raises(ValueError, match="choose sgd, adam or adamw"):
+        Recipe(epochs=1, batch=2, lr=0.01, optimiser="lion")
+
+
+def test_a_checkpoint_from_before_a_field_existed_still_counts(digits, tmp_path):
+    path, recipe = tmp_path / "run.safetensors", Recipe(epochs=1, batch=64, lr=0.1)
+    fit(tiny(), digits, recipe, 3, checkpoint=path)
+    state, metadata = checkpoint.load(path)
+    del metadata["recipe"]["optimiser"]
+    checkpoint.save(state, path, metadata)
+    fit(tiny(), digits, recipe, 3, checkpoint=path, progress=lambda row: pytest.fail("trained again"))
+    with pytest.raises(ValueError, match="its recipe differs"):
+        fit(tiny(), digits, dataclasses.replace(recipe, lr=0.2), 3, checkpoint=path)
+
+
 class Stop(Exception):
     """Somebody pulled the plug."""
 
 
-def test_resumed_run_ends_in_the_same_bits(digits, tmp_path):
-    recipe = Recipe(epochs=5, batch=64, lr=0.1, milestones=(0.5,), augment=False, val_fraction=0.2)
+@pytest.mark.parametrize(("optimiser", "lr"), [("sgd", 0.1), ("adam", 0.01)])
+def test_resumed_run_ends_in_the_same_bits(digits, tmp_path, optimiser, lr):
+    recipe = Recipe(epochs=5, batch=64, lr=lr, milestones=(0.5,), val_fraction=0.2, optimiser=optimiser)
     whole = tiny()
     expected = fit(whole, digits, recipe, seed=3)
 

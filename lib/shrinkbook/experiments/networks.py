@@ -28,6 +28,12 @@ def digits_projection() -> nets.ResNet:
     return nets.ResNet((2, 2, 2), (8, 16, 32), in_channels=1, projection=True)
 
 
+def digits_lenet(half: bool = False) -> nets.LeNet:
+    """LeNet-5 in miniature for 8x8 digits, whole or at half width; its last convolution leaves one pixel."""
+    widths = (8, 16, 32, 24) if half else (16, 32, 64, 48)
+    return nets.LeNet(widths, kernels=(3, 3, 2), padding=1)
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "VGG-16": nets.vgg16,
     "ResNet-20": lambda: nets.resnet_cifar(20),
@@ -46,6 +52,16 @@ NETS: dict[str, Callable[[], nn.Module]] = {
         for depth in (20, 32, 44, 56, 110, 164)
         for classes, suffix in ((10, ""), (100, " for 100 classes"))
     },
+    "LeNet-5": nets.lenet5,
+    "LeNet-5-Half": nets.lenet5_half,
+    "Hinton-784-1200-1200-10": nets.hinton_net,
+    "Hinton-784-800-800-10": partial(nets.hinton_net, 800),
+    "ResNet-34 for CIFAR": nets.resnet34_cifar,
+    "ResNet-18 for CIFAR": nets.resnet18_cifar,
+    "ResNet-34 for CIFAR-100": partial(nets.resnet34_cifar, 100),
+    "ResNet-18 for CIFAR-100": partial(nets.resnet18_cifar, 100),
+    "digits LeNet": digits_lenet,
+    "digits LeNet, half": partial(digits_lenet, half=True),
     "digits VGG": digits_vgg,
     "digits pre-activation ResNet": digits_preact,
     "digits ResNet": digits_resnet,

@@ -20,7 +20,7 @@ from shrinkbook.measure.cost import cost, state_bytes
 from shrinkbook.measure.energy import meter
 from shrinkbook.training import checkpoint, data
 from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, evaluation_batches, through
-from shrinkbook.training.fit import Recipe, fit
+from shrinkbook.training.fit import Objective, Recipe, cross_entropy, fit
 
 Progress = Callable[[str], None]
 
@@ -140,6 +140,7 @@ class Context:
         phase: str,
         resume: Path | None = None,
         curve: dict[float, Evaluation] | None = None,
+        objective: Objective = cross_entropy,
     ) -> nn.Module:
         """Train in place, say so, and note history, seconds and collapse.
 
@@ -147,6 +148,7 @@ class Context:
             resume: checkpoint to save to and continue from.
             curve: gets the test images' evaluation at 0, after every epoch, and within the first one after the shares
                 that the settings' ``looks`` names; for a figure, nothing may be chosen by it. Its time is not counted.
+            objective: another loss, as :func:`shrinkbook.training.fit.fit` takes it.
         """
 
         def look(epoch: float) -> None:
@@ -162,7 +164,7 @@ class Context:
         assert self.data is not None, "load_data() comes before train()"
         looks = () if curve is None else self.config.get("looks", ())
         look(0)
-        result = fit(model, self.data, recipe, self.seed, self.device, resume, tell, looks=looks, look=look)
+        result = fit(model, self.data, recipe, self.seed, self.device, resume, tell, objective, looks=looks, look=look)
         self.history += [{"phase": phase, **row} for row in result.history]
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)
         if result.status == "collapsed":

@@ -190,3 +190,13 @@ def resnet50(classes: int = 1000) -> ResNet:
     return ResNet(
         (3, 4, 6, 3), (64, 128, 256, 512), classes=classes, projection=True, imagenet_stem=True, block=BottleneckBlock
     )
+
+
+def resnet18_cifar(classes: int = 10) -> ResNet:
+    """ResNet-18 with a stem of one 3x3 convolution for 32x32 images: 11,173,962 parameters with 10 classes."""
+    return ResNet((2, 2, 2, 2), (64, 128, 256, 512), classes=classes, projection=True)
+
+
+def resnet34_cifar(classes: int = 10) -> ResNet:
+    """ResNet-34 with a stem of one 3x3 convolution for 32x32 images: 21,282,122 parameters with 10 classes."""
+    return ResNet((3, 4, 6, 3), (64, 128, 256, 512), classes=classes, projection=True)

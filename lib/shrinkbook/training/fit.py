@@ -1,4 +1,4 @@
-"""Training with SGD: one loop for every paper, exact to resume, the data resident on the device."""
+"""Training with SGD or Adam: one loop for every paper, exact to resume, the data resident on the device."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from shrinkbook.training.precision import precision
 
 PADDING = 4  # He et al. 2016, section 4.2
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+STATE = {"momentum_buffer": "momentum", "step": "step", "exp_avg": "first", "exp_avg_sq": "second"}  # of optimisers
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with a stepwise learning rate.
+    """How to train: SGD with a stepwise learning rate, or Adam or AdamW with the same.
 
     milestones are fractions of the epochs after which the rate is multiplied by gamma; warmup is the share of all
     steps, at the start, that it is multiplied by gamma, too; augment means a crop from 4 pixels of padding and a flip;
@@ -49,8 +50,11 @@ class Recipe:
     compile: bool = False
     val_fraction: float = 0.0
     warmup: float = 0.0
+    optimiser: str = "sgd"
 
     def __post_init__(self) -> None:
+        if self.optimiser not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"recipe optimiser {self.optimiser!r}: choose sgd, adam or adamw")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"recipe dtype {self.dtype!r}: choose float32 or bfloat16")
         if self.epochs < 0 or self.batch < 1 or not 0 <= self.val_fraction < 1 or not 0 <= self.warmup < 1:
@@ -112,9 +116,12 @@ def batches(data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: in
         yield data.normalise(images), data.y_train[chosen]
 
 
-def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser, in one fused kernel; weight decay on every parameter, as the papers have it."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimiser != "sgd":
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
+        return kind(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
         parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
     )
@@ -196,7 +203,7 @@ def fit(
         raise ValueError(f"data set {data.name!r} leaves {len(keep)} training images: at least 2 are needed")
     validation = dataclasses.replace(data, x_test=data.x_train[held_out], y_test=data.y_train[held_out])
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = sgd(model, recipe)
+    optimiser = optimiser_of(model, recipe)
     identity = {"seed": seed, "recipe": _plain(recipe), "data": data.fingerprint}
     history: list[dict[str, Any]] = []
     best: dict[str, Tensor] | None = None
@@ -286,8 +293,9 @@ def _save(
 ) -> None:
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        if (buffer := optimiser.state.get(parameter, {}).get("momentum_buffer")) is not None:
-            tensors[f"momentum/{name}"] = buffer
+        for key, value in optimiser.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"{STATE[key]}/{name}"] = value
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
     checkpoints.save(tensors, path, {**identity, "history": history})
 
@@ -297,9 +305,12 @@ def _resume(
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor] | None]:
     tensors, metadata = checkpoints.load(path)
     for key, value in identity.items():
-        if metadata.get(key) != value:
+        found = metadata.get(key)
+        if key == "recipe" and found is not None:  # a field that came later had its default then
+            found = {field.name: field.default for field in dataclasses.fields(Recipe)} | found
+        if found != value:
             raise ValueError(f"{path} belongs to another run (its {key} differs): delete it or name another checkpoint")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "best": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, **{part: {} for part in STATE.values()}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
@@ -308,8 +319,11 @@ def _resume(
     except RuntimeError as error:
         raise ValueError(f"{path} holds another network: delete it or name another checkpoint") from error
     for name, parameter in model.named_parameters():
-        if name in parts["momentum"]:
-            # The parameter's own strides: the fused kernel walks both memories side by side.
-            buffer = torch.empty_like(parameter).copy_(parts["momentum"][name])
-            optimiser.state[parameter]["momentum_buffer"] = buffer.detach()
+        for key, part in STATE.items():
+            if (stored := parts[part].get(name)) is None:
+                continue
+            if stored.shape == parameter.shape:
+                # The parameter's own strides: the fused kernel walks both memories side by side.
+                stored = torch.empty_like(parameter).copy_(stored).detach()
+            optimiser.state[parameter][key] = stored.to(parameter.device)
     return metadata["history"], parts["best"] or None
