@@ -164,15 +164,17 @@ class ResNet(nn.Module):
         return couplings
 
 
-def resnet_cifar(depth: int, classes: int = 10) -> ResNet:
-    """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64, option A (20, 32, 44, 56, 110).
+def resnet_cifar(depth: int, classes: int = 10, projection: bool = False) -> ResNet:
+    """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64 (20, 32, 44, 56, 110).
+
+    Shortcuts are option A as in He et al. 2016, or projections.
 
     Raises:
         ValueError: the depth is not 6n + 2.
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"resnet_cifar: depth {depth} is not 6n + 2; the paper's are 20, 32, 44, 56, 110")
-    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes)
+    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes, projection=projection)
 
 
 def resnet18(classes: int = 1000) -> ResNet:
