@@ -67,6 +67,17 @@ def test_superclasses_are_the_clusters_of_the_features():
     assert all(member[batch].bincount().tolist() == [4, 4, 4] for batch in batches)
 
 
+def test_small_superclasses_go_to_their_neighbours():
+    features = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2], [4.0]])
+    three = superclasses(features, 3)
+    assert len(three.unique()) == 3 and three.bincount().min() == 1
+    two = superclasses(features, 3, smallest=2)
+    assert sorted(two.unique(return_counts=True)[1].tolist()) == [3, 4]
+    assert two[6] == two[3] and torch.equal(two[:6], three[:6])
+    with pytest.raises(ValueError, match="none of 3 has 6 images; make fewer"):
+        superclasses(features, 3, smallest=6)
+
+
 def test_what_a_batch_cannot_hold_is_named():
     with pytest.raises(ValueError, match="k = 3 images a class do not divide a batch of 40"):
         class_uniform(LABELS, 40, 3)

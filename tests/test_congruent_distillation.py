@@ -71,6 +71,8 @@ def test_the_objective_is_the_sum_of_its_terms(reading):
     expected = (0.3 * ce + 0.7 * kd if reading == "weighted" else ce + 0.3 * kd) + 0.7 * congruence
     assert loss.item() == pytest.approx(expected.item())
     assert torch.equal(objective.trace[0], torch.stack([kd, congruence]).detach())
+    assert objective.means() == pytest.approx({"distillation": kd.item(), "congruence": congruence.item()})
+    assert not objective.trace
 
 
 def test_a_projection_acts_on_the_teachers_features():

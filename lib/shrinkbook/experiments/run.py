@@ -142,6 +142,7 @@ class Context:
         curve: dict[float, Evaluation] | None = None,
         objective: Objective = cross_entropy,
         sampler: Sampler | None = None,
+        notes: Callable[[], Mapping[str, float]] | None = None,
     ) -> nn.Module:
         """Train in place, say so, and note history, seconds and collapse.
 
@@ -151,6 +152,7 @@ class Context:
                 that the settings' ``looks`` names; for a figure, nothing may be chosen by it. Its time is not counted.
             objective: the loss, where it is not cross entropy.
             sampler: composes the batches, where not every image comes once an epoch.
+            notes: called after every epoch; what it returns joins the epoch's row of the history.
         """
 
         def look(epoch: float) -> None:
@@ -168,7 +170,7 @@ class Context:
         look(0)
         result = fit(
             model, self.data, recipe, self.seed, self.device, resume, tell, objective, looks=looks, look=look,
-            sampler=sampler,
+            sampler=sampler, notes=notes,
         )  # fmt: skip
         self.history += [{"phase": phase, **row} for row in result.history]
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)

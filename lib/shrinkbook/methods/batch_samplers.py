@@ -7,6 +7,7 @@ correlation matrix says nothing about them. A sampler here is a function (indice
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,23 +66,29 @@ def class_uniform(labels: Tensor, batch: int, per_class: int) -> Sampler:
     return sampler
 
 
-def superclasses(features: Tensor, count: int, seed: int = 0) -> Tensor:
+def superclasses(features: Tensor, count: int, seed: int = 0, smallest: int = 1) -> Tensor:
     """Superclasses by k-means on the teacher's features, (images,) int64: labels of the SUR sampler.
 
     Args:
         features: (images, d), one pass of the teacher over the training images.
-        count: number of superclasses.
+        count: number of superclasses, at most: those of fewer images than ``smallest`` go to their nearest neighbours.
         seed: of k-means.
+        smallest: k of the sampler that will use them.
 
     Raises:
-        ValueError: fewer images than superclasses.
+        ValueError: fewer images than superclasses, or none of them large enough.
     """
     from sklearn.cluster import KMeans
 
     if not 1 <= count <= len(features):
         raise ValueError(f"superclasses: {count} superclasses of {len(features)} images; give 1 to {len(features)}")
-    found = KMeans(count, n_init=4, random_state=seed).fit_predict(features.detach().cpu().numpy())
-    return torch.from_numpy(found).long()
+    points = features.detach().cpu().numpy()
+    means = KMeans(count, n_init=4, random_state=seed).fit(points)
+    large = np.bincount(means.labels_, minlength=count) >= smallest
+    if not large.any():
+        raise ValueError(f"superclasses: none of {count} has {smallest} images; make fewer")
+    nearest = np.where(large, means.transform(points), np.inf).argmin(1)
+    return torch.from_numpy(np.where(large[means.labels_], means.labels_, nearest)).long()
 
 
 def same_class_pairs(labels: Tensor) -> int:

@@ -62,7 +62,7 @@ class CongruentDistillation:
         temperature: tau of L_KD, whose factor tau^2 is kept.
         reading: how the three losses are combined.
         projection: of the teacher's features, such as a :class:`FrozenProjection`.
-        trace: L_KD and L_CC of every step so far.
+        trace: L_KD and L_CC of every step since :meth:`means` was called.
 
     Raises:
         ValueError: a teacher that could be trained.
@@ -91,6 +91,12 @@ class CongruentDistillation:
         self.trace.append(torch.stack([distillation.detach(), congruence.detach()]))
         cross_entropy = F.cross_entropy(logits.float(), labels)
         return combined(cross_entropy, distillation, congruence, self.alpha, self.beta, self.reading), logits
+
+    def means(self) -> dict[str, float]:
+        """Means of L_KD and L_CC over the steps since the last call."""
+        distillation, congruence = torch.stack(self.trace).mean(0).tolist()
+        self.trace.clear()
+        return {"distillation": distillation, "congruence": congruence}
 
 
 class Embedded(nn.Module):

@@ -36,9 +36,8 @@ def unit_length(features: Tensor) -> Tensor:
     norms = features.norm(dim=1, keepdim=True)
     empty = norms == 0
     if empty.any():
-        warnings.warn(
-            f"{int(empty.sum())} of {len(features)} feature vectors have norm 0 and no direction: they count as "
-            "unrelated to every other image",
+        warnings.warn(  # without their number: one warning, not one a step
+            "some feature vectors have norm 0 and no direction: they count as unrelated to every other image",
             stacklevel=2,
         )
     return torch.where(empty, torch.zeros_like(features), features / norms.masked_fill(empty, 1))

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -188,6 +188,7 @@ def fit(
     looks: Sequence[float] = (),
     look: Callable[[float], None] | None = None,
     sampler: Sampler | None = None,
+    notes: Callable[[], Mapping[str, float]] | None = None,
 ) -> Fit:
     """Train the model in place.
 
@@ -199,6 +200,8 @@ def fit(
         looks: shares of the first epoch after which ``look`` is called with the share, between two steps; it may
             evaluate the model. The epoch's seconds count without it.
         sampler: composes the batches of an epoch; about as many as uniform draws give. Default: every image once.
+        notes: called after the steps of an epoch; what it returns joins the epoch's row (None where not finite), and a
+            resumed run has it.
 
     Raises:
         ValueError: no training images, or a checkpoint that belongs to another run.
@@ -234,6 +237,8 @@ def fit(
         rate = optimiser.param_groups[0]["lr"]
         row: dict[str, Any] = {"epoch": epoch, "lr": rate, "loss": loss if math.isfinite(loss) else None}
         row["train_accuracy"] = accuracy
+        if notes is not None:
+            row |= {key: value if math.isfinite(value) else None for key, value in notes().items()}
         if len(held_out):
             row["val_accuracy"] = evaluate(model, validation, device, dtype=recipe.dtype).accuracy
             if all(row["val_accuracy"] > earlier["val_accuracy"] for earlier in history):
