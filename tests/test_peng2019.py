@@ -11,7 +11,7 @@ from conftest import SmallCifar, paths_of
 
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
-from shrinkbook.experiments import catalogue
+from shrinkbook.experiments import catalogue, peng2019
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.peng2019 import BENCHMARK, kernels, students
 from shrinkbook.experiments.run import ensure, unit
@@ -213,3 +213,18 @@ def test_similarity_maps_are_sorted_by_class() -> None:
     features = torch.eye(2)[labels]
     rows = kernels.similarity_map(features, labels)
     assert rows == ["100 100 100 0 0 0"] * 3 + ["0 0 0 100 100 100"] * 3
+
+
+def test_tables_and_figures_are_drawn_from_runs(digits, by_sampler) -> None:
+    runs = [digits, digits]
+    table = peng2019.arms_table(runs)
+    assert list(table.index) == list(peng2019.tables.NAMES.values())
+    assert table.loc["distillation (KD)", "accuracy, %"] == round(digits["measurements"]["accuracy"]["kd"], 3)
+    assert table.loc["KD + CC, naive MMD", "beta, seed by seed"].count(",") == 1
+    gains = peng2019.samplers_table([by_sampler])
+    assert list(gains.index) == ["uniform", *by_sampler["config"]["samplers"]]
+    assert len(peng2019.losses_picture(runs).axes) == 2
+    assert len(peng2019.similarity_picture(digits).axes) == 4  # three maps and a scale
+    assert len(peng2019.beta_picture(runs).axes) == 4
+    assert len(peng2019.order_picture(runs).axes) == 2
+    assert peng2019.series_error().tolist() == pytest.approx([0.191, 0.047, 0.009, 0.0014, 0.0002], rel=0.06, abs=5e-5)
