@@ -17,7 +17,7 @@ from shrinkbook.methods.correlation_congruence import (
     correlation_congruence_loss,
 )
 from shrinkbook.nets import initialize
-from shrinkbook.training.fit import Recipe, sgd, train_step
+from shrinkbook.training.fit import train_step
 
 REPEATS = 20  # of a loss, which takes a thousandth of a step
 
@@ -31,7 +31,7 @@ def timed(run: Context) -> None:
     model = initialize(NETS[config["net"]](), run.seed).to(device=run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(config["batch"], 3, 32, 32, generator=generator).to(run.device)
     labels = torch.arange(config["batch"], device=run.device) % 100
-    optimiser = sgd(model, Recipe(1, config["batch"], 0.01))
+    optimiser = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4, fused=True)
     student = with_features(model, images)[0].detach().requires_grad_()
     teacher = torch.rand(student.shape, generator=generator).to(run.device)
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
