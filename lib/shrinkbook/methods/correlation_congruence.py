@@ -46,7 +46,7 @@ def unit_length(features: Tensor) -> Tensor:
 def naive_mmd(features: Tensor) -> Tensor:
     """phi(x, y) = |mean(x) - mean(y)|, the means taken over the d features (section 3.4, "naive MMD").
 
-    The only one of the three kernels that changes when teacher and student are rotated together.
+    The only one of the three kernels that depends on the axes: turning all features changes it.
     """
     means = features.mean(1)
     return (means[:, None] - means[None]).abs()
