@@ -144,7 +144,7 @@ _ALL = [
     ),
     Experiment(
         "peng2019.digits", by_kernel, {"quick": _kernels(_DIGITS, BETAS, **_EVERYTHING)},
-        parents=("peng2019.digits_teacher",), seconds={"quick": 10},
+        parents=("peng2019.digits_teacher",), seconds={"quick": 9},
     ),
     Experiment(
         "peng2019.digits_samplers", by_sampler,

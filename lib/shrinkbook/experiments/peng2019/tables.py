@@ -94,12 +94,14 @@ def beta_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
         found = [run["measurements"]["beta"][kernel] for run in runs]
         if kernel == DEFAULT:
             found = [run["measurements"]["wide_beta"] for run in runs]
-        betas = np.log10(found[0]["beta"])
         panels[NAMES[kernel]] = {
-            name: (betas, *figures.mean_band([one[key] for one in found]))
+            name: (found[0]["beta"], *figures.mean_band([one[key] for one in found]))
             for name, key in (("test images", "test"), ("held-out training images", "validation"))
         }
-    return figures.curves(panels, "log10 of beta", "accuracy (%)", across=2)
+    picture = figures.curves(panels, "beta", "accuracy (%)", across=2)
+    for axis in picture.axes:
+        axis.set_xscale("log")
+    return picture
 
 
 def order_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
@@ -113,7 +115,10 @@ def order_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
         "a beta for each order": {"KD + CC": (orders, *tuned)},
         "one beta for all": {"KD + CC": (orders, *common)},
     }
-    return figures.curves(panels, "order of the Taylor series", "test accuracy (%)", across=2)
+    picture = figures.curves(panels, "order of the Taylor series", "test accuracy (%)", across=2)
+    for axis in picture.axes:
+        axis.set_xticks(orders)
+    return picture
 
 
 def series_error(gamma: float = GAMMA, orders: Sequence[int] = (1, 2, 3, 4, 5)) -> pd.Series:
