@@ -165,9 +165,9 @@ class ResNet(nn.Module):
 
 
 def resnet_cifar(depth: int, classes: int = 10, projection: bool = False) -> ResNet:
-    """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64 (20, 32, 44, 56, 110).
+    """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64, option A (20, 32, 44, 56, 110).
 
-    Shortcuts are option A as in He et al. 2016, or projections.
+    Liu et al. 2019 can search the widths of stages only with ``projection`` shortcuts (option B).
 
     Raises:
         ValueError: the depth is not 6n + 2.
