@@ -96,6 +96,11 @@ def split_validation(count: int, fraction: float, seed: int) -> tuple[Tensor, Te
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
+def uniform(indices: Tensor, generator: torch.Generator, batch: int) -> Sequence[Tensor]:
+    """Every image once, in random order; the last batch is what is left."""
+    return indices[torch.randperm(len(indices), generator=generator)].split(batch)
+
+
 def batches(
     data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: int, sampler: Sampler | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -117,11 +122,6 @@ def batches(
         if draws is not None:
             images = crop_flip(images, draws[number], PADDING)
         yield data.normalise(images), data.y_train[chosen]
-
-
-def uniform(indices: Tensor, generator: torch.Generator, batch: int) -> Sequence[Tensor]:
-    """Every image once, in random order; the last batch is what is left."""
-    return indices[torch.randperm(len(indices), generator=generator)].split(batch)
 
 
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
