@@ -380,7 +380,7 @@ def test_a_sampler_composes_the_batches_and_the_default_is_every_image_once(digi
 def test_notes_join_the_rows_and_outlive_an_interruption(digits, tmp_path):
     noted = iter([0.5, math.nan])
     recipe, path = Recipe(epochs=2, batch=200, lr=0.1), tmp_path / "run.safetensors"
-    result = fit(tiny(), digits, recipe, 0, path, notes=lambda: {"extra": next(noted)})
+    result = fit(tiny(), digits, recipe, 0, checkpoint=path, notes=lambda: {"extra": next(noted)})
     assert [row["extra"] for row in result.history] == [0.5, None]
-    resumed = fit(tiny(), digits, recipe, 0, path, notes=lambda: pytest.fail("trained again"))
+    resumed = fit(tiny(), digits, recipe, 0, checkpoint=path, notes=lambda: pytest.fail("trained again"))
     assert [row["extra"] for row in resumed.history] == [0.5, None]
