@@ -12,7 +12,16 @@ from shrinkbook.training import checkpoint
 from shrinkbook.training.augment import crop_flip, draw_crop_flip
 from shrinkbook.training.data import DataSet, load
 from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
-from shrinkbook.training.fit import Recipe, batches, fit, optimiser_of, split_validation, train_step
+from shrinkbook.training.fit import (
+    Recipe,
+    batches,
+    cross_entropy,
+    derived_seed,
+    fit,
+    optimiser_of,
+    split_validation,
+    train_step,
+)
 from shrinkbook.training.precision import autocast_dtype, bf16_units, conv3x3_by_product, precision
 
 
@@ -372,3 +381,38 @@ def test_warm_up_covers_its_share_of_the_steps_and_no_more(digits):
     assert steps == pytest.approx([0.01] * 4 + [0.1] * 6 + [0.01] * 10, abs=1e-5)
     with pytest.raises(ValueError, match="0 <= warmup < 1"):
         Recipe(1, 8, 0.1, warmup=1)
+
+
+def test_a_sampler_composes_the_batches_and_the_default_is_every_image_once(digits):
+    data, recipe = colours(41), Recipe(epochs=1, batch=8, lr=0.1, augment=True)
+    generator = torch.Generator().manual_seed(derived_seed(5, 2))
+    order = torch.arange(41)[torch.randperm(41, generator=generator)]
+    draws = draw_crop_flip(41, 4, generator)
+    seen = list(batches(data, torch.arange(41), recipe, seed=5, epoch=2))
+    for start, (images, labels) in zip(range(0, 40, 8), seen, strict=True):
+        chosen = order[start : start + 8]
+        assert torch.equal(labels, data.y_train[chosen])
+        assert torch.equal(images, data.normalise(crop_flip(data.x_train[chosen], draws[start : start + 8], 4)))
+
+    def pairs(indices, generator):
+        return [indices[:2], indices[2:3], indices[3:8]]
+
+    own = [labels for _, labels in batches(data, torch.arange(10, 41), recipe, 0, 0, sampler=pairs)]
+    assert [labels.tolist() for labels in own] == [data.y_train[10:12].tolist(), data.y_train[13:18].tolist()]
+    sizes = []
+
+    def counted(model, images, labels):
+        sizes.append(len(labels))
+        return cross_entropy(model, images, labels)
+
+    fit(tiny(), digits, dataclasses.replace(recipe, augment=False), 0, objective=counted, sampler=pairs)
+    assert sizes == [2, 5]
+
+
+def test_notes_join_the_rows_and_outlive_an_interruption(digits, tmp_path):
+    noted = iter([0.5, math.nan])
+    recipe, path = Recipe(epochs=2, batch=200, lr=0.1), tmp_path / "run.safetensors"
+    result = fit(tiny(), digits, recipe, 0, checkpoint=path, notes=lambda: {"extra": next(noted)})
+    assert [row["extra"] for row in result.history] == [0.5, None]
+    resumed = fit(tiny(), digits, recipe, 0, checkpoint=path, notes=lambda: pytest.fail("trained again"))
+    assert [row["extra"] for row in resumed.history] == [0.5, None]

@@ -185,6 +185,30 @@ def heat_maps(
     return figure
 
 
+def similarities(panels: Mapping[str, np.ndarray], axis_label: str, label: str, steps: int) -> Picture:
+    """Square matrices side by side on one linear scale from 0 to 1, with a line after every ``steps`` rows.
+
+    Args:
+        panels: title -> (n, n).
+        axis_label: what rows and columns are.
+        label: what the colour says.
+        steps: rows of one group, such as a class.
+    """
+    figure = Picture(figsize=(WIDTH, 3.3), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    for axis, (title, matrix) in zip(axes, panels.items(), strict=True):
+        shown = axis.imshow(matrix, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        for edge in range(steps, len(matrix), steps):
+            axis.axhline(edge - 0.5, color="white", linewidth=0.3)
+            axis.axvline(edge - 0.5, color="white", linewidth=0.3)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(axis_label)
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel(axis_label)
+    figure.colorbar(shown, ax=axes, label=label)
+    return figure
+
+
 def curve(runs: Sequence[Run], x: str, y: str, original: bool = True) -> Curve:
     """One curve over several seeds: (x, mean, lowest, highest), from two paths inside the runs' measurements.
 

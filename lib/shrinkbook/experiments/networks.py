@@ -34,6 +34,16 @@ def digits_lenet(half: bool = False) -> nets.LeNet:
     return nets.LeNet(widths, kernels=(3, 3, 2), padding=1)
 
 
+def digits_teacher() -> nets.VGG:
+    """Two convolutions for digits; 32 features, as its student has."""
+    return nets.VGG(((16,), (32,)), hidden=32, in_channels=1, side=8)
+
+
+def digits_student() -> nets.VGG:
+    """A quarter of its teacher's channels and as many features: similarities of images can be compared directly."""
+    return nets.VGG(((4,), (8,)), hidden=32, in_channels=1, side=8)
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "VGG-16": nets.vgg16,
     "ResNet-20": lambda: nets.resnet_cifar(20),
@@ -66,4 +76,13 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "digits pre-activation ResNet": digits_preact,
     "digits ResNet": digits_resnet,
     "digits ResNet with projections": digits_projection,
+    "digits teacher": digits_teacher,
+    "digits student": digits_student,
+    "MNIST teacher": lambda: nets.VGG(((16,), (32,)), hidden=64, in_channels=1, side=28),
+    "MNIST student": lambda: nets.VGG(((2,), (4,)), hidden=64, in_channels=1, side=28),
+    "ResNet-14 with projections": lambda: nets.resnet_cifar(14, projection=True),
+    **{
+        f"ResNet-{d} with projections, 100 classes": partial(nets.resnet_cifar, d, 100, projection=True)
+        for d in (14, 20, 56, 110)
+    },
 }

@@ -164,15 +164,17 @@ class ResNet(nn.Module):
         return couplings
 
 
-def resnet_cifar(depth: int, classes: int = 10) -> ResNet:
+def resnet_cifar(depth: int, classes: int = 10, projection: bool = False) -> ResNet:
     """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64, option A (20, 32, 44, 56, 110).
+
+    Liu et al. 2019 can search the widths of stages only with ``projection`` shortcuts (option B).
 
     Raises:
         ValueError: the depth is not 6n + 2.
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"resnet_cifar: depth {depth} is not 6n + 2; the paper's are 20, 32, 44, 56, 110")
-    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes)
+    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes, projection=projection)
 
 
 def resnet18(classes: int = 1000) -> ResNet:

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,8 @@ from shrinkbook.training.precision import precision
 PADDING = 4  # He et al. 2016, section 4.2
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 STATE = {"momentum_buffer": "momentum", "step": "step", "exp_avg": "first", "exp_avg_sq": "second"}  # of optimisers
+Sampler = Callable[[Tensor, torch.Generator], Sequence[Tensor]]
+"""(indices of the training images, generator) -> the batches of one epoch, each a tensor of indices."""
 
 
 @dataclass(frozen=True)
@@ -97,22 +100,31 @@ def split_validation(count: int, fraction: float, seed: int) -> tuple[Tensor, Te
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
-def batches(data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def uniform(indices: Tensor, generator: torch.Generator, batch: int) -> Sequence[Tensor]:
+    """Every image once, in random order; the last batch is what is left."""
+    return indices[torch.randperm(len(indices), generator=generator)].split(batch)
+
+
+def batches(
+    data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: int, sampler: Sampler | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of (float32 images, labels) on the data's device, in an order that (seed, epoch) alone decide.
 
-    A last batch of a single image is left out: batch norm cannot train on it.
+    Every image once, unless a sampler composes the batches. A batch of a single image is left out: batch norm cannot
+    train on it.
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, epoch))  # on the CPU: the same on every device
     device = data.x_train.device
-    order = indices.cpu()[torch.randperm(len(indices), generator=generator)].to(device)
-    draws = draw_crop_flip(len(order), PADDING, generator).to(device) if recipe.augment else None
-    for start in range(0, len(order), recipe.batch):
-        chosen = order[start : start + recipe.batch]
+    parts = (sampler or partial(uniform, batch=recipe.batch))(indices.cpu(), generator)
+    sizes = [len(part) for part in parts]
+    order = torch.cat(list(parts)).to(device)  # one copy to the device, not one a step
+    draws = draw_crop_flip(len(order), PADDING, generator).to(device).split(sizes) if recipe.augment else None
+    for number, chosen in enumerate(order.split(sizes)):
         if len(chosen) == 1:
-            return
+            continue
         images = data.x_train.permute(0, 2, 3, 1)[chosen].permute(0, 3, 1, 2)  # stays channels-last
         if draws is not None:
-            images = crop_flip(images, draws[start : start + recipe.batch], PADDING)
+            images = crop_flip(images, draws[number], PADDING)
         yield data.normalise(images), data.y_train[chosen]
 
 
@@ -182,6 +194,8 @@ def fit(
     save_every: float = 60.0,
     looks: Sequence[float] = (),
     look: Callable[[float], None] | None = None,
+    sampler: Sampler | None = None,
+    notes: Callable[[], Mapping[str, float]] | None = None,
 ) -> Fit:
     """Train the model in place.
 
@@ -192,6 +206,9 @@ def fit(
         objective: (model, images, labels) -> (loss, logits), for losses other than cross entropy.
         looks: shares of the first epoch after which ``look`` is called with the share, between two steps; it may
             evaluate the model. The epoch's seconds count without it.
+        sampler: composes the batches of an epoch; about as many as uniform draws give. Default: every image once.
+        notes: called after the steps of an epoch; what it returns joins the epoch's row (None where not finite), and a
+            resumed run has it.
 
     Raises:
         ValueError: no training images, or a checkpoint that belongs to another run.
@@ -217,13 +234,16 @@ def fit(
         started = time.perf_counter()
         torch.manual_seed(derived_seed(seed, epoch))  # dropout and whatever else the model draws
         steps = math.ceil(len(keep) / recipe.batch)
-        looked, stream = [0.0], _rated(batches(data, keep, recipe, seed, epoch), steps, recipe, epoch, optimiser)
+        looked = [0.0]
+        stream = _rated(batches(data, keep, recipe, seed, epoch, sampler), steps, recipe, epoch, optimiser)
         if look is not None and epoch == 0:
             stream = _looking(stream, steps, looks, look, looked)
         loss, accuracy = train_epoch(network, optimiser, stream, recipe.dtype, objective)
         rate = optimiser.param_groups[0]["lr"]
         row: dict[str, Any] = {"epoch": epoch, "lr": rate, "loss": loss if math.isfinite(loss) else None}
         row["train_accuracy"] = accuracy
+        if notes is not None:
+            row |= {key: value if math.isfinite(value) else None for key, value in notes().items()}
         if len(held_out):
             row["val_accuracy"] = evaluate(model, validation, device, dtype=recipe.dtype).accuracy
             if all(row["val_accuracy"] > earlier["val_accuracy"] for earlier in history):
