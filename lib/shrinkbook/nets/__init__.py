@@ -5,6 +5,15 @@ from shrinkbook.nets.coupling import Coupling
 from shrinkbook.nets.densenet import DenseNet, densenet_12_40, densenet_bc_100_12
 from shrinkbook.nets.googlenet import googlenet
 from shrinkbook.nets.init import initialize
+from shrinkbook.nets.mobilenet import (
+    MobileNetV1,
+    MobileNetV2,
+    mobilenet_v1,
+    mobilenet_v1_cifar,
+    mobilenet_v2,
+    mobilenet_v2_cifar,
+    mobilenet_v2_supernet,
+)
 from shrinkbook.nets.preact_resnet import (
     PreactResNet,
     preact_resnet_bottleneck,
@@ -19,6 +28,8 @@ __all__ = [
     "VGG",
     "Coupling",
     "DenseNet",
+    "MobileNetV1",
+    "MobileNetV2",
     "PreactResNet",
     "ResNet",
     "alexnet",
@@ -26,6 +37,11 @@ __all__ = [
     "densenet_bc_100_12",
     "googlenet",
     "initialize",
+    "mobilenet_v1",
+    "mobilenet_v1_cifar",
+    "mobilenet_v2",
+    "mobilenet_v2_cifar",
+    "mobilenet_v2_supernet",
     "preact_resnet_bottleneck",
     "preact_resnet_cifar",
     "preact_resnet_imagenet",
