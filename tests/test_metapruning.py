@@ -263,10 +263,5 @@ def test_mistakes_are_named() -> None:
 def test_widths_that_are_alike_in_ratio_are_scaled_by_int() -> None:
     space = space_of(nets.mobilenet_v1(), RATIOS)
     assert space.uniform(0.75) == {f"layer_{i}": int(w * 0.75) for i, w in enumerate(nets.mobilenet.V1_WIDTHS[:-1], 1)}
-    count = MacCount(space, (3, 224, 224))
-    widths = count.uniform(300e6)
-    assert 0.99 * 300e6 < count.of(widths) <= 300e6
-    with pytest.raises(ValueError, match="no uniform scaling costs at most"):
-        count.uniform(1e6)
     logits = space.network(space.uniform(0.5))(torch.empty(1, 3, 224, 224, device="meta"))
     assert logits.shape == (1, 1000) and F.relu(logits).is_meta

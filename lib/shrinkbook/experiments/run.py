@@ -140,6 +140,7 @@ class Context:
         phase: str,
         resume: Path | None = None,
         curve: dict[float, Evaluation] | None = None,
+        seed: int | None = None,
     ) -> nn.Module:
         """Train in place, say so, and note history, seconds and collapse.
 
@@ -147,6 +148,7 @@ class Context:
             resume: checkpoint to save to and continue from.
             curve: gets the test images' evaluation at 0, after every epoch, and within the first one after the shares
                 that the settings' ``looks`` names; for a figure, nothing may be chosen by it. Its time is not counted.
+            seed: of the order of the images; the run's own unless given.
         """
 
         def look(epoch: float) -> None:
@@ -162,7 +164,8 @@ class Context:
         assert self.data is not None, "load_data() comes before train()"
         looks = () if curve is None else self.config.get("looks", ())
         look(0)
-        result = fit(model, self.data, recipe, self.seed, self.device, resume, tell, looks=looks, look=look)
+        seed = self.seed if seed is None else seed
+        result = fit(model, self.data, recipe, seed, self.device, resume, tell, looks=looks, look=look)
         self.history += [{"phase": phase, **row} for row in result.history]
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)
         if result.status == "collapsed":

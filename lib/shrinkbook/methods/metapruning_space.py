@@ -233,20 +233,3 @@ class MacCount:
             out, read = self.space.shape(path, widths)
             total += factor * out * (1 if self.space.convolutions[path].groups > 1 else read)
         return total
-
-    def uniform(self, most: float) -> dict[str, int]:
-        """The widest uniform scaling within a count, found by bisection over the ratio.
-
-        Raises:
-            ValueError: even single maps cost more.
-        """
-        low, high = 0.0, 1.0
-        if self.of(self.space.uniform(1.0)) <= most:
-            return self.space.uniform(1.0)
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.of(self.space.uniform(middle)) <= most else (low, middle)
-        if low == 0.0:
-            least = self.of(dict.fromkeys(self.space.base, 1))
-            raise ValueError(f"no uniform scaling costs at most {most:,.0f}: single maps cost {least:,}")
-        return self.space.uniform(low)
