@@ -27,11 +27,11 @@ GPU_NET = {"epochs": 40, "batch": 128, "lr": 0.1, "milestones": STEPS, "augment"
 GPU_FINAL = {**GPU_NET, "epochs": 160}
 CPU_NET = {"epochs": 4, "batch": 128, "lr": 0.1, "milestones": STEPS, "augment": True}
 CPU_FINAL = {**CPU_NET, "epochs": 16}
-DIGITS_NET = {"epochs": 40, "batch": 40, "lr": 0.1, "milestones": STEPS}
-DIGITS_FINAL = {"epochs": 12, "batch": 50, "lr": 0.1, "milestones": [0.5, 0.75]}
+DIGITS_NET = {"epochs": 24, "batch": 40, "lr": 0.1, "milestones": STEPS}
+DIGITS_FINAL = {"epochs": 6, "batch": 50, "lr": 0.1, "milestones": [0.5, 0.75]}
 AUTHORS: dict[str, Any] = {}  # the search at its own defaults: 50 x 20 = 1000 evaluations
 TWO_HUNDRED = {"population": 20, "mutations": 10, "crossovers": 10, "generations": 10, "parents": 5}
-EIGHTY = {"population": 16, "mutations": 6, "crossovers": 6, "generations": 5, "parents": 4}
+FORTY_EIGHT = {"population": 12, "mutations": 5, "crossovers": 5, "generations": 4, "parents": 4}
 
 
 def _cifar(net: str, schedule: str, **settings: Any) -> dict[str, dict[str, Any]]:
@@ -77,9 +77,9 @@ _ALL = [
     Experiment(
         "liu2019.digits", searched,
         {"quick": {
-            "data": "digits", "net": "digits ResNet of three blocks", "schedule": "40 and 12 epochs",
+            "data": "digits", "net": "digits ResNet of three blocks", "schedule": "24 and 6 epochs",
             "recipe": DIGITS_NET, "final": DIGITS_FINAL, "uniform": [0.375, 0.625], "constraints": ["mac"],
-            "evolution": EIGHTY, "val_fraction": 0.4, "val_images": 160, "images": 240, "step": 1, "structures": 10,
+            "evolution": FORTY_EIGHT, "val_fraction": 0.4, "val_images": 160, "images": 128, "step": 2, "structures": 10,
             "random_widths": 12, "reseeds": 4, "workers": 1, "batch": 0, "rounds": 0,
         }},
         seconds={"quick": 15},
