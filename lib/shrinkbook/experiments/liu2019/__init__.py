@@ -79,8 +79,8 @@ _ALL = [
         {"quick": {
             "data": "digits", "net": "digits ResNet of three blocks", "schedule": "24 and 6 epochs",
             "recipe": DIGITS_NET, "final": DIGITS_FINAL, "uniform": [0.375, 0.625], "constraints": ["mac"],
-            "evolution": FORTY_EIGHT, "val_fraction": 0.4, "val_images": 160, "images": 128, "step": 2, "structures": 10,
-            "random_widths": 12, "reseeds": 4, "workers": 1, "batch": 0, "rounds": 0,
+            "evolution": FORTY_EIGHT, "val_fraction": 0.4, "val_images": 160, "images": 128, "step": 2,
+            "structures": 10, "random_widths": 12, "reseeds": 4, "workers": 1, "batch": 0, "rounds": 0,
         }},
         seconds={"quick": 15},
     ),

@@ -10,8 +10,7 @@ from shrinkbook import nets
 from shrinkbook.experiments.liu2019.spaces import IMAGENET, SPACES
 from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import cost, extras
-from shrinkbook.methods.metapruning import PruningNet
-from shrinkbook.methods.metapruning_space import MacCount
+from shrinkbook.methods.metapruning_space import MacCount, SearchSpace
 
 # Width vectors in public places: an issue of the official repository and its evaluation script.
 LOGGED_V2 = (
@@ -52,6 +51,14 @@ def counted(build: Callable[[], nn.Module]) -> dict[str, int]:
     return {"MAC": mac, "search code's count": mac + extras(model, IMAGENET)}
 
 
+def generators(space: SearchSpace, hidden: int) -> int:
+    """Weights and biases of both layers of every generator, in closed form."""
+    return sum(
+        hidden * (len(space.codes[path]) + 1) + (hidden + 1) * conv.weight.numel()
+        for path, conv in space.convolutions.items()
+    )
+
+
 def costs(run: Context) -> None:
     """Every baseline whose shape is known, in both conventions; printed cells are judged in plain MAC."""
     rows: dict[str, dict[str, Any]] = {}
@@ -84,12 +91,11 @@ def costs(run: Context) -> None:
     ):
         with torch.device("meta"):
             space = SPACES[name].space()
-            generator = PruningNet(space, SPACES[name].hidden)
         spaces[name] = {
             "genes": len(space.names), "networks": f"31^{len(space.names)}",
             "full network, MAC": MacCount(space, IMAGENET)((30,) * len(space.names)),
             "weights of its convolutions": sum(conv.weight.numel() for conv in space.convolutions.values()),
-            "numbers in the PruningNet": sum(parameter.numel() for parameter in generator.parameters()),
+            "numbers in its generators": generators(space, SPACES[name].hidden),
         }  # fmt: skip
         if vector:
             rows[cell] = found = counted(lambda space=space, vector=vector: space.network(space.widths(vector)))  # type: ignore[misc]
