@@ -73,7 +73,7 @@ R50_RECIPE = {
 }
 
 _ALL = [
-    counting("liu2019.cost", costs, seconds=4),
+    counting("liu2019.cost", costs, seconds=8),
     Experiment(
         "liu2019.digits", searched,
         {"quick": {
