@@ -16,8 +16,10 @@ from shrinkbook.experiments.liu2019 import imagenet, prune, spaces
 from shrinkbook.experiments.liu2019.cost import generators
 from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.methods.metapruning import PruningNet
+from shrinkbook.nets import initialize
 from shrinkbook.training import data, folder
 from shrinkbook.training.data import DataError
+from shrinkbook.training.fit import Recipe
 
 PAPER = claims.load("liu2019")
 ONE_EPOCH = {"epochs": 1, "batch": 100, "lr": 0.1}
@@ -209,9 +211,31 @@ def test_imagenet_by_torchrun_on_two_processes_with_made_up_images(tmp_path) -> 
     assert set(result["accuracy"]) == {"searched 0.25", "uniform 0.25"}
     assert result["search"]["0.25"]["mac"] <= result["search"]["0.25"]["budget"]
     assert [row["phase"] for row in result["history"]] == ["PruningNet", "searched 0.25", "uniform 0.25"]
-    (tmp_path / "train" / "n00" / "0.JPEG").unlink()
-    before = job.with_suffix(".PruningNet.safetensors").stat().st_mtime_ns
-    job.with_suffix(".result.json").unlink()
-    with pytest.raises(ValueError, match="torchrun ended with status"):
-        imagenet.launch(job, 2)  # another number of images: the checkpoint is of another run
-    assert job.with_suffix(".PruningNet.safetensors").stat().st_mtime_ns == before
+
+
+def test_streamed_training_resumes_exactly_and_refuses_other_images(tmp_path) -> None:
+    images(tmp_path, 2, 4)
+    train = folder.listed(tmp_path, "train")
+    recipe, device = Recipe(3, 4, 0.05), torch.device("cpu")
+
+    def trained(name: str, progress=None, on=train) -> torch.nn.Module:
+        model = initialize(spaces.nets.MobileNetV1((8, 8, 16), (2, 2, 2), 2), 0)
+        folder.fit_stream(model, on, recipe, 16, 0, device, tmp_path / name, workers=0, progress=progress)
+        return model
+
+    def stop(row: dict) -> None:
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    rates: list[float] = []
+    whole = trained("whole", lambda row: rates.append(row["lr"]))
+    assert rates == pytest.approx([0.05 * (1 - step / 6) for step in (1, 3, 5)])  # linear, at the last of two steps
+    with pytest.raises(KeyboardInterrupt):
+        trained("stopped", stop)
+    resumed = trained("stopped")
+    pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    with pytest.raises(ValueError, match="belongs to another run"):
+        trained("stopped", on=train.split(1)[0])
+    with pytest.raises(DataError, match="fewer than a batch"):
+        trained("new", on=train.split(3)[0])

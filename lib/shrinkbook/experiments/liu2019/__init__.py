@@ -7,7 +7,7 @@ on CIFAR-10 on a processor at a budget of its own, and with MobileNets and ResNe
 from typing import Any
 
 from shrinkbook.experiments.liu2019.cost import costs
-from shrinkbook.experiments.liu2019.imagenet import imagenet
+from shrinkbook.experiments.liu2019.imagenet import on_imagenet
 from shrinkbook.experiments.liu2019.prune import searched
 from shrinkbook.experiments.liu2019.tables import (
     budgets_table,
@@ -57,7 +57,7 @@ def _imagenet(name: str, net: str, hours: float, uniform: list[float], **recipe:
         "evolution": AUTHORS, "images": 20000, "val_per_class": 50, **recipe,
     }  # fmt: skip
     return Experiment(
-        f"liu2019.imagenet_{name}", imagenet, {"paper": config}, seeds={"paper": 1}, seconds={"paper": 3600 * hours},
+        f"liu2019.imagenet_{name}", on_imagenet, {"paper": config}, seeds={"paper": 1}, seconds={"paper": 3600 * hours},
         gpu=True,
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ ROWS = {
 }  # fmt: skip
 
 
-def imagenet(run: Context) -> None:
+def on_imagenet(run: Context) -> None:
     """Run the job on all GPUs and note what it found."""
     job = run.unit.checkpoint.with_suffix(".job.json")
     processes = max(1, torch.cuda.device_count())
