@@ -39,8 +39,11 @@ def widths_picture(runs: Runs) -> figures.Picture:
     for label in runs[0]["measurements"]["widths"]:
         lines = [run["measurements"]["widths"][label]["ratios"] for run in runs]
         panel[label] = (range(1, len(lines[0]) + 1), *figures.mean_band(lines))
-    names = ", ".join(f"{i} {name}" for i, name in enumerate(runs[0]["measurements"]["widths"][label]["names"], 1))
-    return figures.curves({"": panel}, f"free width ({names})", "share of the full width", across=1, ylim=(0, 1.05))
+    picture = figures.curves({"": panel}, "", "share of the full width", across=1, ylim=(0, 1.05))
+    names = runs[0]["measurements"]["widths"][label]["names"]
+    picture.axes[0].set_xticks(range(1, len(names) + 1), names, rotation=45 if len(names) > 8 else 0)
+    picture.axes[0].set_xlabel("free width: maps of a stage or layer, or inside a block")
+    return picture
 
 
 def ranks_picture(runs: Runs) -> figures.Picture:
