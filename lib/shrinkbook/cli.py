@@ -96,7 +96,10 @@ def plan(options: argparse.Namespace) -> int:
     expected = work.duration(work.expected_seconds(todo, _processes(options)))
     say(f"{len(units)} runs, {len(todo)} to compute, about {expected}")
     for name, why in catalogue.left_out(options.papers, options.profile, device).items():
-        say(f"left out here: {name} {why}")
+        experiment = catalogue.EXPERIMENTS[name]
+        seeds = run.seeds_of(experiment, options.profile, options.seeds)
+        whole = work.duration(len(seeds) * experiment.seconds.get(options.profile, 0.0))
+        say(f"left out here: {name} {why}; {len(seeds)} runs, about {whole} where it can run")
     return 0
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shrinkbook.experiments import chen2019, dong2017, kim2016, li2017, peng2019, profiles, son2018
+from shrinkbook.experiments import chen2019, dong2017, kim2016, li2017, liu2019, peng2019, profiles, son2018
 from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
 from shrinkbook.training import weights
 
@@ -13,6 +13,7 @@ PAPERS: dict[str, dict[str, Experiment]] = {
     "son2018": son2018.EXPERIMENTS,
     "kim2016": kim2016.EXPERIMENTS,
     "dong2017": dong2017.EXPERIMENTS,
+    "liu2019": liu2019.EXPERIMENTS,
     "chen2019": chen2019.EXPERIMENTS,
     "peng2019": peng2019.EXPERIMENTS,
 }
@@ -21,6 +22,7 @@ NOTEBOOKS = {
     "son2018": "02_kernel_clustering",
     "kim2016": "03_tucker_vbmf",
     "dong2017": "04_lccl",
+    "liu2019": "05_metapruning",
     "chen2019": "06_dafl",
     "peng2019": "07_correlation_congruence",
 }

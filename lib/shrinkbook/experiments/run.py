@@ -143,6 +143,7 @@ class Context:
         objective: Objective = cross_entropy,
         sampler: Sampler | None = None,
         notes: Callable[[], Mapping[str, float]] | None = None,
+        seed: int | None = None,
     ) -> nn.Module:
         """Train in place, say so, and note history, seconds and collapse.
 
@@ -153,6 +154,7 @@ class Context:
             objective: the loss, where it is not cross entropy.
             sampler: composes the batches, where not every image comes once an epoch.
             notes: called after every epoch; what it returns joins the epoch's row of the history.
+            seed: of the order of the images; the run's own unless given.
         """
 
         def look(epoch: float) -> None:
@@ -169,8 +171,8 @@ class Context:
         looks = () if curve is None else self.config.get("looks", ())
         look(0)
         result = fit(
-            model, self.data, recipe, self.seed, self.device, resume, tell, objective, looks=looks, look=look,
-            sampler=sampler, notes=notes,
+            model, self.data, recipe, self.seed if seed is None else seed, self.device, resume, tell, objective,
+            looks=looks, look=look, sampler=sampler, notes=notes,
         )  # fmt: skip
         self.history += [{"phase": phase, **row} for row in result.history]
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)

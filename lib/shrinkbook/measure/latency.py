@@ -74,6 +74,17 @@ def latency(
     return {name: Timing(*_quantiles(values), runs, values) for name, values in raw.items()}
 
 
+class OnItsInput(nn.Module):
+    """A part of a network on what it reads, whatever it is called with, so that all parts can be timed in turns."""
+
+    def __init__(self, part: nn.Module, seen: Tensor) -> None:
+        super().__init__()
+        self.part, self.seen = part, seen
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.part(self.seen)
+
+
 def in_mode(model: nn.Module, mode: str) -> nn.Module:
     """A copy of a network, made ready to be timed as someone who wants speed would run it.
 

@@ -6,6 +6,15 @@ from shrinkbook.nets.densenet import DenseNet, densenet_12_40, densenet_bc_100_1
 from shrinkbook.nets.googlenet import googlenet
 from shrinkbook.nets.init import initialize
 from shrinkbook.nets.lenet import LeNet, hinton_net, lenet5, lenet5_half
+from shrinkbook.nets.mobilenet import (
+    MobileNetV1,
+    MobileNetV2,
+    mobilenet_v1,
+    mobilenet_v1_cifar,
+    mobilenet_v2,
+    mobilenet_v2_cifar,
+    mobilenet_v2_supernet,
+)
 from shrinkbook.nets.preact_resnet import (
     PreactResNet,
     preact_resnet_bottleneck,
@@ -21,6 +30,8 @@ __all__ = [
     "Coupling",
     "DenseNet",
     "LeNet",
+    "MobileNetV1",
+    "MobileNetV2",
     "PreactResNet",
     "ResNet",
     "alexnet",
@@ -32,6 +43,11 @@ __all__ = [
     "initialize",
     "lenet5",
     "lenet5_half",
+    "mobilenet_v1",
+    "mobilenet_v1_cifar",
+    "mobilenet_v2",
+    "mobilenet_v2_cifar",
+    "mobilenet_v2_supernet",
     "preact_resnet_bottleneck",
     "preact_resnet_cifar",
     "preact_resnet_imagenet",
