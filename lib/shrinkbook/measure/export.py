@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import uuid
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def export(model: nn.Module, example: Tensor, name: str, cache: Path) -> Exporte
     if clustered_layers(twin):
         twin, notes = expand(twin), ["clustered kernels are written as the dense ones they stand for"]
     example = example.detach().cpu().float()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", (DeprecationWarning, torch.jit.TracerWarning))  # pnnx reads TorchScript alone
         traced: Any = torch.jit.trace(twin, example, check_trace=False)
         expected = twin(example)
     if not isinstance(expected, Tensor):

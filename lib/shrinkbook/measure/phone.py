@@ -101,7 +101,7 @@ class Phone:
         Raises:
             PhoneError: too little of either, or a push that failed twice.
         """
-        state = conditions.look(self.device, FOLDER)
+        state = self._look()
         needed = 2e-3 * max(sum(1e6 * subject.megabytes for subject in subjects), 1e6)
         if state.free_kb is not None and state.free_kb < needed:
             raise PhoneError(
@@ -129,7 +129,7 @@ class Phone:
 
     def energy(self, subject: Subject, precision: str, ask: Ask) -> tuple[float | None, str]:
         """Joules of one run by the battery gauge, above what the phone takes when idle."""
-        self.state = conditions.look(self.device, FOLDER)
+        self.state = self._look()
         if reason := self.state.no_energy():
             return None, reason
         files = {name: f"{conditions.GAUGE}/{name}_now" for name in ("current", "voltage")}
@@ -198,16 +198,20 @@ class Phone:
             self._not_executable(done)
             raise PhoneError(f"the runner does not start on this phone: {done.words[-120:] or done.status}", "runner")
 
+    def _look(self) -> conditions.State:
+        found: conditions.State = self._retried(partial(conditions.look, self.device, FOLDER), "looking at the phone")
+        return found
+
     def _settle(self) -> None:
         """Wait for a warm phone, not for ever."""
         started = time.monotonic()
         waited = 0.0
-        while why := conditions.look(self.device, FOLDER).warmth():
+        while why := self._look().warmth():
             if waited >= WARM_WAIT or time.monotonic() - started >= WARM_WAIT:
                 raise PhoneError(f"the phone is warm ({why}): waited {WARM_WAIT / 60:.0f} minutes, let it cool", "warm")
             self.say(f"the phone is warm ({why}), waiting")
-            self.wait(10)
-            waited += 10
+            self.wait(15)
+            waited += 15
 
     def _place(self, local: Path) -> None:
         """Have a file on the phone under its hash; pushed at most twice, verified there, never half there."""

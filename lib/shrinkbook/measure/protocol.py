@@ -36,6 +36,7 @@ class Ask:
         warmup, warmup_seconds: runs and time before it that do not count.
         threads, cpus: threads, and the processors they may use as a hexadecimal mask; empty leaves it to the system.
         calibrate: rounds of a fixed piece of arithmetic before and after, by which a falling clock is seen.
+        slack: seconds for loading and for a slow start, before a block counts as hung.
         samples: name -> file that is read a few times a second beside the runs (battery gauge).
     """
 
@@ -47,6 +48,7 @@ class Ask:
     threads: int = 1
     cpus: str = ""
     calibrate: int = 20
+    slack: float = 30.0
     samples: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self, files: Mapping[str, str], shape: tuple[int, int, int], precision: str) -> list[str]:
@@ -77,7 +79,7 @@ class Ask:
     @property
     def limit(self) -> float:
         """Seconds that a block may take in all, loading and warm-up included; the device itself ends it then."""
-        return 2 * self.at_most + self.warmup_seconds + 30
+        return 2 * self.at_most + self.warmup_seconds + self.slack
 
 
 @dataclass(frozen=True)
