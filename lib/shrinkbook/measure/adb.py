@@ -31,7 +31,7 @@ LOST = re.compile(
 STATES = {
     "unauthorized": 'unlock the phone and tap "Allow USB debugging" for this computer, then run again',
     "authorizing": 'unlock the phone and tap "Allow USB debugging" for this computer, then run again',
-    "offline": "the phone is offline: plug it in again, or `adb reconnect`; over Wi-Fi, is it the same network?",
+    "offline": "plug it in again, or `adb reconnect`; over Wi-Fi, is it the same network?",
     "no permissions": "this user may not open the USB device: apt install android-sdk-platform-tools-common, join the "
     "group plugdev, plug it in again",
     "recovery": "the phone is in recovery mode; start it normally",

@@ -32,10 +32,10 @@ LAYERS = frozenset((Path(__file__).parent / "runner" / "layers.txt").read_text()
 """Layers that the runner is built with."""
 FIXES = {
     "Tensor.slice": "x[:, :, ::2, ::2] is written F.max_pool2d(x, 1, 2), which is the same",
-    "Tensor.index": "indexing by a tensor has no layer; choose channels when the network is built",
-    "torch.roll": "write it as two slices and torch.cat",
-    "torch.topk": "leave it to the caller; export the network up to its logits",
-    "F.embedding": "expand the weights to dense ones before the export",
+    "Tensor.index": "choose channels when the network is built, not while it runs",
+    "torch.index_select": "choose channels when the network is built, not while it runs",
+    "torch.topk": "export the network up to its logits and leave the choice to the caller",
+    "aten::sort": "export the network up to its logits and leave the order to the caller",
 }
 PACKAGES = ("pnnx", "ncnn")
 

@@ -20,6 +20,8 @@ from shrinkbook.measure.protocol import Ask, PhoneError
 
 SERIAL = "SHRINKBOOK_PHONE"
 """Environment variable with the serial number, which never enters a file."""
+COOL = 10.0  # seconds of rest after a block in which the clock fell
+LIMITS = {"minutes": MINUTES, "megabytes": MEGABYTES}
 
 
 def engine_here() -> str:
@@ -99,10 +101,9 @@ def _policy(run: Context) -> Policy:
     )  # fmt: skip
     limits = {name: float(os.environ.get(name.upper()) or most) for name, most in LIMITS.items()}
     redo = 2 if config["where"] != "host" else 0  # this host has other work; its unsteady blocks are marked, not redone
-    return Policy(blocks=config["blocks"], ask=ask, precisions=tuple(config["precisions"]), redo=redo, **limits)
-
-
-LIMITS = {"minutes": MINUTES, "megabytes": MEGABYTES}
+    return Policy(
+        blocks=config["blocks"], ask=ask, precisions=tuple(config["precisions"]), redo=redo, cool=COOL, **limits
+    )
 
 
 def _target(run: Context) -> AbstractContextManager[Target]:
