@@ -82,7 +82,7 @@ def test_a_fallen_clock_is_cooled_down_and_the_block_done_again() -> None:
     said: list[str] = []
     device = Told({"base": 4.0, "small": 2.0}, [100, 120, 101])
     rows = measure(device, told_subjects(), Policy(blocks=1), say=said.append, wait=waits.append)
-    assert waits == [10.0] and "the clock fell by 20 %" in said[0] and len(device.order) == 3
+    assert waits == [10.0] and "the clock fell by 20 %" in said[1] and len(device.order) == 3
     assert [row["throttled"] for row in rows] == [0, 0] and sum(row["redone"] for row in rows) == 1
     hot = Told({"base": 4.0, "small": 2.0}, [100, 120, 120, 120])
     rows = measure(hot, told_subjects(), Policy(blocks=1), say=said.append, wait=waits.append)
@@ -220,9 +220,9 @@ def test_host_and_plain_torch_give_the_same_row(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one table, one device"):
         phone.comparison([{"measurements": {"rows": [row, other]}}])
     with pytest.raises(ValueError, match="one table, one device"):
-        phone.lookup_table(row, {"conv1": {"8x1": other}})
-    table = phone.lookup_table(row, {"conv1": {"8x1": row, "4x1": row}})
-    assert table["layers"]["conv1"]["4x1"] == table["rest"] == row["ms"]["median"] / 1000
+        phone.lookup_table([row], {"conv1": {"8x1": other}})
+    table = phone.lookup_table([row], {"conv1": {"8x1": row, "4x1": row}})
+    assert table["layers"]["conv1"]["4x1"] == table["rest"] == pytest.approx(row["ms"]["median"] / 1000)
     assert "this host" in table["where"] and json.loads(json.dumps(table)) == table
 
 
@@ -244,6 +244,17 @@ def test_quick_measures_this_host(scratch: Path) -> None:
     table = phone.comparison([done]).reset_index()
     assert list(table["device"]) == ["host", "host"] and table["times faster"][1]
     assert phone.printed_columns([done]).shape[0] == 12
+
+
+@needs_extra
+def test_a_look_up_table_has_every_layer_at_every_width(scratch: Path) -> None:
+    budget = {**SMALL, "network": "digits ResNet", "shape": [1, 8, 8], "shares": [0.5, 1.0]}
+    table = run.ensure(run.unit(catalogue.EXPERIMENTS, "phone.lookup", "standard", 0, budget))["measurements"]["table"]
+    assert set(table) == {"where", "rest", "layers"} and table["rest"] > 0
+    assert len(table["layers"]) == 18  # both convolutions of nine blocks
+    assert set(table["layers"]["layer2.0.conv1"]) == {"8x8", "16x8"}  # output x input
+    assert set(table["layers"]["layer2.0.conv2"]) == {"16x8", "16x16"}
+    assert table["layers"]["layer1.0.conv1"] == table["layers"]["layer1.2.conv1"]  # alike: measured once
 
 
 def test_without_the_extra_plain_torch_stands_in(scratch: Path) -> None:

@@ -120,8 +120,10 @@ def measure(
         the same precision, with a 90 % interval), ``mac, mac_ratio, realised, energy``.
 
     Raises:
-        PhoneError: a subject could not be measured.
+        PhoneError: a subject could not be measured, or it would take more of a phone than was allowed.
     """
+    if target.is_phone:
+        say(plan(subjects, policy))
     target.prepare(subjects)
     shuffle, best = random.Random(seed), float("inf")
     keys = [(subject.name, precision) for precision in policy.precisions for subject in subjects]

@@ -5,8 +5,10 @@ ResNet-20 on this host. A phone is measured by ``make reproduce PHONE=...`` alon
 settings.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+from shrinkbook.experiments.phone.lookup import widths
 from shrinkbook.experiments.phone.measuring import (
     SERIAL,
     engine_here,
@@ -25,7 +27,7 @@ from shrinkbook.experiments.phone.tables import (
     one_line,
     printed_columns,
 )
-from shrinkbook.experiments.run import Experiment
+from shrinkbook.experiments.run import Experiment, ensure, unit
 
 __all__ = [
     "EXPERIMENTS",
@@ -40,6 +42,7 @@ __all__ = [
     "on_phone",
     "one_line",
     "printed_columns",
+    "runs",
     "stored",
 ]
 
@@ -80,6 +83,27 @@ _ALL = [
         {"standard": _config("AlexNet", 31, blocks=3, seconds=0.5, warmup_seconds=0.1, schedule="3 blocks of 0.5 s")},
         seeds={"standard": 1}, seconds={"standard": 240}, alone=True, packages=("ncnn", "pnnx"),
     ),
+    Experiment(
+        "phone.lookup", widths,
+        {"standard": _config("layers of ResNet-20", 44, blocks=2, seconds=0.3, warmup_seconds=0.1,
+                             schedule="2 blocks of 0.3 s", network="ResNet-20", shape=[3, 32, 32],
+                             shares=[0.25, 0.5, 0.75, 1.0])},
+        seeds={"standard": 1}, seconds={"standard": 150}, alone=True, packages=("ncnn", "pnnx"),
+    ),
 ]  # fmt: skip
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
+
+
+def runs(profile: str, where: str = "host", say: Callable[[str], None] | None = None) -> dict[str, dict[str, Any]]:
+    """Runs of a profile by experiment: of this host stored or measured now, of a phone as they are stored.
+
+    Args:
+        where: ``host``, or a phone's name as ``make reproduce PHONE=...`` gave it; no phone is touched here.
+        say: told of blocks as they are done.
+    """
+    if where != "host":
+        return stored(EXPERIMENTS, profile, where)
+    chosen = [name for name, one in EXPERIMENTS.items() if profile in one.configs]
+    wanted = {name: unit(EXPERIMENTS, name, profile, 0, {"engine": engine_here()}) for name in chosen}
+    return {name: ensure(one, "cpu", say) for name, one in wanted.items()}

@@ -13,7 +13,7 @@ from shrinkbook.experiments.run import Context, Unit, unit
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure import conditions, export, runner_build
 from shrinkbook.measure.adb import Adb, Device
-from shrinkbook.measure.blocks import MEGABYTES, MINUTES, Policy, Target, measure, plan
+from shrinkbook.measure.blocks import MEGABYTES, MINUTES, Policy, Target, measure
 from shrinkbook.measure.host import Host, TorchHost
 from shrinkbook.measure.phone import FOLDER, Phone
 from shrinkbook.measure.protocol import Ask, PhoneError
@@ -64,13 +64,10 @@ def expected_minutes(config: Mapping[str, Any]) -> float:
 
 def networks(run: Context) -> None:
     """Measure the networks of a set in turns; ratios are to the first one."""
-    with _target(run) as target:
+    with target_of(run) as target:
         exported = run.config["engine"] == "ncnn"
         subjects = [subject(name, *one, run.seed, exported) for name, one in named(run.config["net"], run.seed).items()]
-        policy = _policy(run)
-        if target.is_phone:
-            run.progress(plan(subjects, policy))
-        run.measurements["rows"] = measure(target, subjects, policy, run.seed, run.progress)
+        run.measurements["rows"] = measure(target, subjects, policy(run), run.seed, run.progress)
 
 
 def layer_by_layer(run: Context) -> None:
@@ -81,7 +78,7 @@ def layer_by_layer(run: Context) -> None:
     image = subject(net, model, (3, side, side), run.seed, exported=False).example
     seen = {"": layer_inputs(model, image), "*": layer_inputs(smaller, image)}
     rows = run.measurements.setdefault("layers", {})
-    with _target(run) as target:
+    with target_of(run) as target:
         for row in report.layers:
             if not row.ranks:
                 continue
@@ -89,11 +86,13 @@ def layer_by_layer(run: Context) -> None:
             parts[f"{row.name}*"] = part(smaller.get_submodule(row.name), seen["*"][row.name])
             for factor in row.parts:
                 parts[factor.name] = part(smaller.get_submodule(factor.name), seen["*"][factor.name])
-            subjects = [subject(name, *one, run.seed, exported=True) for name, one in parts.items()]
-            rows[row.name] = measure(target, subjects, _policy(run), run.seed, run.progress)
+            exported = run.config["engine"] == "ncnn"
+            subjects = [subject(name, *one, run.seed, exported) for name, one in parts.items()]
+            rows[row.name] = measure(target, subjects, policy(run), run.seed, run.progress)
 
 
-def _policy(run: Context) -> Policy:
+def policy(run: Context) -> Policy:
+    """How much the settings measure; the limits are those of the environment, or the suite's own."""
     config = run.config
     ask = Ask(
         loops=config["loops"], seconds=config["seconds"], warmup=config["warmup"],
@@ -106,7 +105,12 @@ def _policy(run: Context) -> Policy:
     )
 
 
-def _target(run: Context) -> AbstractContextManager[Target]:
+def target_of(run: Context) -> AbstractContextManager[Target]:
+    """The device that the settings name.
+
+    Raises:
+        PhoneError: a phone that was not asked for, or another one than before.
+    """
     if run.config["where"] == "host":
         return TorchHost() if run.config["engine"] == "torch" else Host()
     serial = os.environ.get(SERIAL, "")

@@ -94,17 +94,17 @@ def layer_columns(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("row")
 
 
-def lookup_table(rest: Row | None, layers: Mapping[str, Mapping[str, Row]]) -> dict[str, Any]:
+def lookup_table(rest: Sequence[Row], layers: Mapping[str, Mapping[str, Row]]) -> dict[str, Any]:
     """The look-up table that the latency-constrained search of Liu et al. 2019 reads, as plain JSON.
 
     Args:
-        rest: row of what no width changes (classifier, pooling); None counts it as nothing.
+        rest: rows of what no width changes (stem, classifier), which add up.
         layers: module path -> ``OUTxIN`` channels -> row of that layer.
     """
-    rows = [row for shapes in layers.values() for row in shapes.values()] + ([rest] if rest else [])
+    rows = [row for shapes in layers.values() for row in shapes.values()] + list(rest)
     where = one_line([{"measurements": {"rows": rows}}])
     seconds = {path: {shape: 1e-3 * row["ms"]["median"] for shape, row in s.items()} for path, s in layers.items()}
-    return {"where": where, "rest": 1e-3 * rest["ms"]["median"] if rest else 0.0, "layers": seconds}
+    return {"where": where, "rest": sum(1e-3 * row["ms"]["median"] for row in rest), "layers": seconds}
 
 
 def forms_picture(runs: Sequence[Run]) -> figures.Picture:
