@@ -89,6 +89,24 @@ def test_a_fallen_clock_is_cooled_down_and_the_block_done_again() -> None:
     assert sum(row["throttled"] for row in rows) == 1  # kept after two more tries, and marked
 
 
+def test_no_ratio_is_claimed_of_unsteady_times() -> None:
+    device = Told({"base": 4.0, "small": 2.0})
+    steady = device.block
+
+    def disturbed(subject: Subject, precision: str, ask: Ask) -> Block:
+        block = steady(subject, precision, ask)
+        return replace(
+            block, ns=[ns * (3 if i < 5 and subject.name == "small" else 1) for i, ns in enumerate(block.ns)]
+        )
+
+    device.block = disturbed  # type: ignore[method-assign]
+    base, small = measure(device, told_subjects(), Policy(blocks=2), say=lambda text: None)
+    assert (small["ratio"], small["realised"], small["doubt"]) == (None, None, "unsteady times of small")
+    assert base["doubt"] == "" and base["ratio"]["median"] == 1.0
+    table = phone.comparison([{"measurements": {"rows": [base, small]}}]).reset_index()
+    assert list(table["times faster"]) == ["", "unsteady times of small"]
+
+
 def test_the_interval_holds_what_runs_alone_would_not() -> None:
     random = np.random.default_rng(0)
     base = [level * random.normal(1, 0.001, 200) for level in (1.0, 1.3, 0.8, 1.1, 0.9)]  # blocks differ, runs hardly
@@ -243,6 +261,7 @@ def test_quick_measures_this_host(scratch: Path) -> None:
     assert "No phone: 2 networks measured on this host" in phone.one_line([done])
     table = phone.comparison([done]).reset_index()
     assert list(table["device"]) == ["host", "host"] and table["times faster"][1]
+    assert "\x89PNG" in phone.forms_picture([done])._repr_png_()[:4].decode("latin-1")
     assert phone.printed_columns([done]).shape[0] == 12
 
 

@@ -23,6 +23,7 @@ FILES = {"param": "model.param", "bin": "model.bin", "in": "input.f32"}
 MINUTES, MEGABYTES = 10.0, 100.0
 """What a measurement may take of a phone, and a network of its storage, unless more is asked for."""
 PUSH_BYTES_PER_SECOND = 5e6
+NOISY = 2.0  # slow tenth of the runs over the fast tenth, from which on a median is worth little
 OVERHEAD = 3.0  # seconds of a block besides its runs: loading, checks, fetching the output
 
 
@@ -116,8 +117,9 @@ def measure(
 
     Returns:
         A row for each network and precision, in that order: ``device, is_phone, where, model, precision, threads, ms``
-        (median, p10, p90, p99, mad), ``runs, blocks, raw, load_ms, rss_kb, output_error, ratio`` (to the first row of
-        the same precision, with a 90 % interval), ``mac, mac_ratio, realised, energy``.
+        (median, p10, p90, p99, mad), ``runs, blocks, raw, load_ms, peak_kb, output_error, ratio`` (to the first row of
+        the same precision, with a 90 % interval), ``mac, mac_ratio, realised, energy, doubt``. Where there is a doubt
+        (the slow tenth of the runs takes twice the time of the fast one), no ratio is claimed.
 
     Raises:
         PhoneError: a subject could not be measured, or it would take more of a phone than was allowed.
@@ -149,9 +151,12 @@ def measure(
         row["energy"] = {"joule": joule, "reason": reason}
         base = next(one for one in rows if one["precision"] == row["precision"])
         row["base"] = base["model"]
-        row["ratio"] = ratio([unpack(raw) for raw in base["raw"]], [unpack(raw) for raw in row["raw"]], seed)
-        row["mac_ratio"] = base["mac"] / row["mac"]
-        row["realised"] = realised(row["ratio"]["median"], row["mac_ratio"])
+        row["mac_ratio"], row["ratio"], row["realised"] = base["mac"] / row["mac"], None, None
+        unsteady = [one["model"] for one in (base, row) if one["ms"]["p90"] > NOISY * one["ms"]["p10"]]
+        row["doubt"] = f"unsteady times of {' and '.join(dict.fromkeys(unsteady))}" if unsteady else ""
+        if not unsteady:
+            row["ratio"] = ratio([unpack(raw) for raw in base["raw"]], [unpack(raw) for raw in row["raw"]], seed)
+            row["realised"] = realised(row["ratio"]["median"], row["mac_ratio"])
     return rows
 
 

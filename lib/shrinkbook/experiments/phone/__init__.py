@@ -19,6 +19,7 @@ from shrinkbook.experiments.phone.measuring import (
     on_phone,
     stored,
 )
+from shrinkbook.experiments.phone.subjects import subject
 from shrinkbook.experiments.phone.tables import (
     comparison,
     forms_picture,
@@ -44,6 +45,7 @@ __all__ = [
     "printed_columns",
     "runs",
     "stored",
+    "subject",
 ]
 
 BUDGET: dict[str, Any] = {
