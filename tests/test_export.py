@@ -59,6 +59,14 @@ def test_outputs_are_torchs_in_both_precisions(form: str, tmp_path: Path) -> Non
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_grouped_convolution_that_reads_the_input(kernel: int, tmp_path: Path) -> None:
+    """Maps of 27 x 27 do not fill multiples of 16 bytes, which ncnn's grouped convolutions take for granted."""
+    image = torch.randn(1, 118, 27, 27, generator=torch.Generator().manual_seed(0))
+    layer = initialize(nn.Conv2d(118, 256, kernel, groups=2), 0)
+    assert export(nn.Sequential(layer), image, "conv2.last", tmp_path).error["fp32"] < 1e-5
+
+
 def test_the_clustered_file_is_as_large_as_the_dense_one(tmp_path: Path) -> None:
     dense = export(FORMS["original"](), IMAGE, "dense", tmp_path)
     shared = export(FORMS["clustered"](), IMAGE, "clustered", tmp_path)

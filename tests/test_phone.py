@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from shrinkbook import cli
+from shrinkbook import cli, notebooks
 from shrinkbook.evidence import store
-from shrinkbook.experiments import catalogue, phone, run
+from shrinkbook.experiments import catalogue, phone, run, work
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.measure import conditions
 from shrinkbook.measure.adb import Adb
@@ -276,6 +276,13 @@ def test_a_look_up_table_has_every_layer_at_every_width(scratch: Path) -> None:
     assert table["layers"]["layer1.0.conv1"] == table["layers"]["layer1.2.conv1"]  # alike: measured once
 
 
+@needs_extra
+def test_lccls_survive_the_export_and_cost_time_on_paper_too(scratch: Path) -> None:
+    done = run.ensure(run.unit(catalogue.EXPERIMENTS, "phone.lccl", "standard", 0, SMALL))
+    plain, gated = done["measurements"]["rows"]
+    assert gated["mac_ratio"] < 1 and gated["output_error"] < 1e-4 and gated["realised"] is None
+
+
 def test_without_the_extra_plain_torch_stands_in(scratch: Path) -> None:
     unit = run.unit(catalogue.EXPERIMENTS, "phone.resnet20", "quick", 0, {**SMALL, "engine": "torch"})
     assert "this host, PyTorch" in phone.one_line([run.ensure(unit)])
@@ -297,9 +304,13 @@ def test_reproduce_on_a_phone(
     device = AdbDevice(scratch / "device")
     monkeypatch.setenv("RUNNER", str(wheel_runner(scratch)))
     small = phone.EXPERIMENTS["phone.resnet20"]
-    small = replace(small, configs={"standard": {**small.configs["standard"], **SMALL}})
+    small = replace(small, configs={profile: {**config, **SMALL} for profile, config in small.configs.items()})
     monkeypatch.setitem(catalogue.EXPERIMENTS, "phone.resnet20", small)
-    monkeypatch.setitem(phone.EXPERIMENTS, "phone.resnet20", small)
+    monkeypatch.setattr(phone, "EXPERIMENTS", {"phone.resnet20": small})
+    monkeypatch.setattr(catalogue, "PAPERS", {"li2017": {"li2017.cost": catalogue.EXPERIMENTS["li2017.cost"]}})
+    monkeypatch.setattr(work, "compute", lambda units, *_: {})  # this host's own runs have tests of their own
+    executed: dict[str, dict[str, object]] = {}
+    monkeypatch.setattr(notebooks, "execute", lambda source, _, profile, given: executed.update({source.stem: given}))
     on_phone = phone.on_phone
 
     def quickly(*arguments: object) -> run.Unit:
@@ -327,6 +338,9 @@ def test_reproduce_on_a_phone(
         (scratch / "kept.json").rename(path)
         assert cli.main(["phone", "bench", "--phone", device.serial]) == 0  # stored: nothing is measured again
         assert path.read_bytes() == before
+        assert cli.main(["reproduce", "--phone", device.serial, "--jobs", "1"]) == 0
+        assert executed["09_mobile_latency"] == {"where": rows[0]["where"]["name"]}
+        assert "nothing, all is stored" in capsys.readouterr().out  # the same budget in quick and standard
         assert cli.main(["phone", "doctor", "--phone", device.serial]) == 0
         assert "ready to measure" in capsys.readouterr().out
         assert cli.main(["phone", "clean", "--phone", device.serial]) == 0

@@ -191,7 +191,7 @@ def _checked(folder: Path, image: np.ndarray, expected: np.ndarray, name: str) -
     for precision in TOLERANCE:
         try:
             net = wheel_runner.load(folder / "model.param", folder / "model.bin", precision == "fp16")
-            ours = wheel_runner.infer(net, image)
+            ours = wheel_runner.infer(net, wheel_runner.matrix(image))
         except wheel_runner.Failed as error:
             raise ExportError(f"{name}: ncnn cannot run it: {error}") from error
         errors[precision] = difference(ours, expected)

@@ -71,12 +71,18 @@ def load(param: Path, weights: Path, fp16: bool, threads: int = 1) -> Any:
     return net
 
 
-def infer(net: Any, image: np.ndarray) -> np.ndarray:
-    """One forward pass of one image (c, h, w); the output flattened."""
+def matrix(image: np.ndarray) -> Any:
+    """An image (c, h, w) in ncnn's own memory: channels begin at multiples of 16 bytes there, which some layers rely on
+    without looking (grouped convolutions give garbage on an array of numpy's)."""
     import ncnn
 
+    return ncnn.Mat(image).clone()
+
+
+def infer(net: Any, image: Any) -> np.ndarray:
+    """One forward pass of one :func:`matrix`; the output flattened."""
     extractor = net.create_extractor()
-    if extractor.input("in0", ncnn.Mat(image)):
+    if extractor.input("in0", image):
         raise Failed("input", "the network has no input in0")
     status, output = extractor.extract("out0")
     if status:
@@ -97,7 +103,7 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
     tell("env", **about, threads=options.threads, fp16=options.fp16)
     if options.about:
         return
-    image = _image(options)
+    image = matrix(_image(options))
     before, started = _memory("VmRSS"), time.perf_counter_ns()
     net = load(options.param, options.bin, bool(options.fp16), options.threads)
     tell("load", ns=time.perf_counter_ns() - started, rss_kb_before=before, rss_kb_after=_memory("VmRSS"))
@@ -143,7 +149,7 @@ def _image(options: argparse.Namespace) -> np.ndarray:
     return image.reshape(shape)
 
 
-def _warm_up(net: Any, image: np.ndarray, options: argparse.Namespace, tell: Callable[..., None]) -> None:
+def _warm_up(net: Any, image: Any, options: argparse.Namespace, tell: Callable[..., None]) -> None:
     count, started = 0, time.perf_counter()
     while count < options.warmup or time.perf_counter() - started < options.warmup_s:
         infer(net, image)

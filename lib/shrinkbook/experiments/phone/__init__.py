@@ -82,12 +82,12 @@ _ALL = [
     ],
     Experiment(
         "phone.alexnet_layers", layer_by_layer,
-        {"standard": _config("AlexNet", 31, blocks=3, seconds=0.5, warmup_seconds=0.1, schedule="3 blocks of 0.5 s")},
+        {"standard": _config("AlexNet", 37, blocks=3, seconds=0.5, warmup_seconds=0.1, schedule="3 blocks of 0.5 s")},
         seeds={"standard": 1}, seconds={"standard": 240}, alone=True, packages=("ncnn", "pnnx"),
     ),
     Experiment(
         "phone.lookup", widths,
-        {"standard": _config("layers of ResNet-20", 44, blocks=2, seconds=0.3, warmup_seconds=0.1,
+        {"standard": _config("layers of ResNet-20", 31, blocks=2, seconds=0.3, warmup_seconds=0.1,
                              schedule="2 blocks of 0.3 s", network="ResNet-20", shape=[3, 32, 32],
                              shares=[0.25, 0.5, 0.75, 1.0])},
         seeds={"standard": 1}, seconds={"standard": 150}, alone=True, packages=("ncnn", "pnnx"),

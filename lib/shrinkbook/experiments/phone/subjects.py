@@ -66,6 +66,10 @@ def _forms(net: str, seed: int) -> Named:
 def _lccl(net: str, seed: int) -> Named:
     base = initialize(NETS["pre-activation ResNet-20"](), seed)
     gated = lccl.add_lccl(base)
+    for gate in lccl.gates(gated).values():  # near 1: a product of many random gates would amplify rounding errors
+        assert isinstance(gate.norm, nn.BatchNorm2d)
+        nn.init.constant_(gate.norm.weight, 0.1)
+        nn.init.constant_(gate.norm.bias, 1.0)
     names = ("pre-activation ResNet-20", "pre-activation ResNet-20 with LCCLs, computed densely")
     return {name: (_settled(module, seed), CIFAR) for name, module in zip(names, (base, gated), strict=True)}
 
@@ -107,7 +111,7 @@ def _halved(base: nn.Module) -> nn.Module:
 
 
 def _settled(model: nn.Module, seed: int) -> nn.Module:
-    """Batch norms have seen one batch of noise: products with gates of untrained networks would overflow otherwise."""
+    """Batch norms have seen one batch of noise: products of activations with gates would overflow otherwise."""
     norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

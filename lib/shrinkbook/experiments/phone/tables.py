@@ -46,7 +46,8 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
             "file, MB": "" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.2f}",
             "output error": f"{row['output_error']:.0e}",
             "mJ": "" if row["energy"]["joule"] is None else f"{1e3 * row['energy']['joule']:.1f}",
-            "blocks apart": f"{row['spread_percent']:.0f} %", "throttled blocks": row["throttled"], "runs": row["runs"],
+            "blocks apart": f"{row['spread_percent']:.0f} %", "clock fell in blocks": row["throttled"],
+            "runs": row["runs"],
         })  # fmt: skip
     return pd.DataFrame(table).set_index(["device", "network", "precision"])
 
