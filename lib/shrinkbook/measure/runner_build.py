@@ -160,6 +160,7 @@ def _build(machine: str, command: str, target: str, built: Path, say: Say) -> Pa
     options = {
         "NCNN_SOURCE": source, "CMAKE_CXX_COMPILER": cxx, "CMAKE_C_COMPILER": cc,
         "RUNNER_SIMPLEOMP": "ON" if target else "OFF", "CMAKE_BUILD_TYPE": "Release",
+        "NCNN_VERSION": NCNN.rsplit(".", 1)[1],  # it would name itself after today otherwise
     }  # fmt: skip
     if machine != platform.machine():
         options |= {"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SYSTEM_PROCESSOR": machine}
