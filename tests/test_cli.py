@@ -70,7 +70,7 @@ MISTAKES = {
     "plan --papers nobody2020": "unknown paper 'nobody2020'; there are ",
     "reproduce --papers nobody2020": "unknown paper 'nobody2020'; there are ",
     "status --papers nobody2020": "unknown paper 'nobody2020'; there are ",
-    "run li2017.nothing": "unknown experiment 'li2017.nothing'; there are dong2017.cost,",
+    "run li2017.nothing": "unknown experiment 'li2017.nothing'; there are chen2019.cifar10,",
     "run li2017.vgg16": "li2017.vgg16 has no budget in profile quick; it runs in standard",
     "run li2017.cost --seed -1": "seed -1 is negative; use 0, 1, 2, ...",
     "run li2017.cost --seed x": "argument --seed: invalid int value: 'x'",

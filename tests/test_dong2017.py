@@ -5,17 +5,19 @@ from functools import partial
 import pytest
 import torch
 from conftest import SmallCifar, paths_of
+from torch import nn
 
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.statistics import agree
 from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, dong2017
-from shrinkbook.experiments.dong2017.gated import ARMS, exactness
+from shrinkbook.experiments.dong2017.gated import ARMS, cells, data_sets, depths, exactness, started, zero_maps
+from shrinkbook.experiments.dong2017.gated import gated as gated_experiment
 from shrinkbook.experiments.dong2017.skip import break_even
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import ensure, unit
+from shrinkbook.experiments.run import Context, Experiment, ensure, unit
 from shrinkbook.measure.cost import cost
-from shrinkbook.methods.lccl import add_lccl
+from shrinkbook.methods.lccl import add_lccl, gates
 from shrinkbook.nets import PreactResNet, initialize
 
 PAPER = claims.load("dong2017")
@@ -44,7 +46,7 @@ def digits():
 
 def test_digits_fill_what_their_claims_read(digits) -> None:
     read = [claim for claim in PAPER.claims if "dong2017.digits" in claim.experiments]
-    assert {claim.id for claim in read} == {f"dong2017.{name}" for name in ("8a", "8b")}
+    assert {claim.id for claim in read} == {f"dong2017.{name}" for name in ("2", "8a", "8b")}
     for claim in read:
         assert all(dig(digits["measurements"], path) is not None for path in paths_of(claim)), claim.id
         assert verdicts.judge(claim, PAPER, [digits], "quick")["ours"] is not None, claim.id
@@ -59,17 +61,24 @@ def test_arms_start_alike_and_gates_are_counted_layer_by_layer(digits) -> None:
     assert [row["break_even"] for row in layers.values()] == pytest.approx([1 / n for n in (16, 16, 32, 32)])
     assert all(row["low"] <= row["zeros"] <= row["high"] for row in layers.values())
     assert arms["pointwise"]["overhead"] == pytest.approx(100 / 9)
+    measured = digits["measurements"]
+    assert measured["saving"]["above_20"] == pytest.approx(100 * arms["lccl"]["removed"] - 20)
+    assert measured["sparsity"] == {"bn_relu": arms["lccl"]["zeros"], "relu": arms["relu"]["zeros"]}
     table = dong2017.arms_table([digits])
     assert table.loc["lccl", "saved of gated layers, %"] != table.loc["lccl", "saved, %"]
-    assert table["as the authors count, %"].isna().loc["pointwise"]  # their formula asserts one map
+    assert table.loc["pointwise", "as the authors count, %"] == ""  # their formula asserts one map
 
 
-def test_gates_do_not_repeat_the_numbers_of_the_stem(digits) -> None:
-    plain = initialize(NETS["digits pre-activation ResNet"](), 0)
-    gated = add_lccl(plain, seed=1000)
+def test_arms_start_from_the_same_network_and_gates_do_not_repeat_its_numbers() -> None:
+    net = "digits pre-activation ResNet"
+    plain, gated = started(net, "baseline", 0), started(net, "lccl", 0)
+    assert torch.equal(plain.layer2[0].conv2.weight, gated.layer2[0].conv2.main.weight)
     stem, gate = plain.stem[0].weight.flatten(), gated.layer1[0].conv1.gate.conv.weight.flatten()
     count = min(len(stem), len(gate))
     assert abs(torch.corrcoef(torch.stack([stem[:count], gate[:count]]))[0, 1]) < 0.3
+    for place, conv in (("first", "conv1"), ("second", "conv2")):
+        assert all(path.endswith(conv) for path in gates(started(net, place, 0)))
+    assert gates(started(net, "grid", 0))["layer1.0.conv1"].grid == 2
 
 
 def test_skipping_is_exact_with_trained_gates(digits) -> None:
@@ -92,7 +101,52 @@ def test_zero_maps_show_images_and_three_gates(digits) -> None:
     assert len(maps["images"]) == 6 and len(maps) == 4
     first = torch.tensor(maps["layer1.0.conv1"])
     assert first.shape == (6, 8, 8) and set(first.unique().tolist()) <= {0, 1}
-    assert dong2017.maps_picture(digits).axes
+    drawn = dong2017.maps_picture(digits).axes
+    shown = [torch.tensor(axis.images[0].get_array()) for axis in (drawn[0], drawn[6])]
+    painted = (shown[0] != shown[1]).any(2).int()  # below the image, where the first gate is closed and only there
+    assert torch.equal(painted, first[0])
+
+
+@pytest.mark.parametrize(("bias", "closed"), [(1.0, 0), (-1.0, 1)])
+def test_zero_maps_mark_what_is_closed(bias: float, closed: int) -> None:
+    model = started("digits pre-activation ResNet", "lccl", 0).eval()
+    gate = model.layer1[0].conv1.gate
+    nn.init.zeros_(gate.conv.weight)
+    nn.init.constant_(gate.norm.bias, bias)
+    maps = torch.tensor(zero_maps(model, torch.rand(2, 1, 8, 8))["layer1.0.conv1"])
+    assert (maps == closed).all()
+
+
+def test_an_output_that_is_not_finite_is_not_exact() -> None:
+    model = started("digits pre-activation ResNet", "lccl", 0).eval()
+    nn.init.constant_(model.layer2[0].conv2.main.weight, torch.nan)
+    with pytest.raises(ValueError, match=r"layer layer2.0.conv2: the output holds NaN"):
+        exactness(model, torch.rand(2, 1, 8, 8))
+
+
+def test_a_child_adds_its_arm_to_the_parents(digits, scratch) -> None:
+    config = {**digits["config"], "arms": ["relu"]}
+    experiment = Experiment("dong2017.child", gated_experiment, {"quick": config}, parents=("dong2017.digits",))
+    context = Context(unit({**catalogue.EXPERIMENTS, "dong2017.child": experiment}, "dong2017.child", "quick", 0),
+                      "cpu", {"dong2017.digits": digits}, print)  # fmt: skip
+    gated_experiment(context)
+    assert [row["phase"] for row in context.history] == ["relu"]
+    assert context.measurements["accuracy"] == digits["measurements"]["accuracy"]  # the same arm once more
+    assert context.measurements["sparsity"] == digits["measurements"]["sparsity"]
+
+
+def test_accuracy_is_drawn_against_saving_beside_the_printed_rows(digits) -> None:
+    table = PAPER.tables["cifar10"]
+    (alone,) = dong2017.frontier_picture([digits], table).axes
+    assert [line.get_label() for line in alone.lines] == ["baseline", *digits["config"]["arms"]]
+    saved = 100 * digits["measurements"]["arms"]["lccl"]["removed"]
+    assert list(alone.lines[1].get_xdata()) == [saved] and list(alone.lines[0].get_xdata()) == [0]
+    named = {**digits, "config": {**digits["config"], "row": "ResNet-20"}}
+    _, printed = dong2017.frontier_picture([named], table).axes
+    points = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in printed.lines}
+    assert points["ResNet-110, printed"] == (0, 34.2, 93.63, 93.44)
+    assert not any("ResNet-44" in label for label in points)  # nothing printed, nothing drawn
+    assert all(line.get_marker() not in ("", "None", None) for line in [*alone.lines, *printed.lines])
 
 
 def test_cifar_runs_fill_the_printed_rows(small_cifar: SmallCifar, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +159,64 @@ def test_cifar_runs_fill_the_printed_rows(small_cifar: SmallCifar, monkeypatch: 
     drop = row["ResNet-20"]["accuracy"] - row["ResNet-20-LCCL"]["accuracy"]
     assert row["ResNet-20-LCCL"]["drop"] == pytest.approx(drop)
     assert row["ResNet-20-LCCL"]["flop"] == pytest.approx(mac * (1 - row["ResNet-20-LCCL"]["saved"] / 100))
+    assert row["ResNet-20"]["accuracy"] == run["measurements"]["accuracy"]["baseline"]
+    assert run["cells"]["kernels"] == {"kxkxCx1": {k: row["ResNet-20-LCCL"][k] for k in ("accuracy", "saved")}}
+    assert run["cells"]["placement"]["both convolutions"] == run["cells"]["kernels"]["kxkxCx1"]
     for claim in PAPER.claims:
         if name in claim.experiments:
             assert all(dig(run["measurements"], path) is not None for path in paths_of(claim)), claim.id
+
+
+def test_the_plain_network_trains_by_its_own_recipe_where_there_is_one(scratch) -> None:
+    plain = {"recipe": {**ONE_EPOCH, "warmup": 0.5}, "arms": ["lccl"]}
+    run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, plain))
+    assert [(row["phase"], row["lr"]) for row in run["history"]] == [("baseline", 0.1), ("lccl", 0.1)]
+    full = unit(catalogue.EXPERIMENTS, "dong2017.resnet56", "standard", 0).config
+    recipes = [full["plain recipe"], full["recipe"]]
+    assert [recipe["epochs"] for recipe in recipes] == [164, 164]
+    assert [recipe.get("warmup", 0) for recipe in recipes] == [0, 0.03]
+    short = unit(catalogue.EXPERIMENTS, "dong2017.resnet20_10ep", "standard", 0).config
+    assert "plain recipe" not in short and short["recipe"]["warmup"] == 0.03
+
+
+def filled(name: str, parents: dict[str, dict]) -> Context:
+    context = Context(unit(catalogue.EXPERIMENTS, name, "standard", 0), "cpu", parents, print)
+    context.stages["baseline"] = {"mac": 1000}
+    return context
+
+
+def test_losses_by_depth_and_by_data_set() -> None:
+    def parent(data: str, lccl: float) -> dict:
+        return {"config": {"data": data}, "measurements": {"accuracy": {"baseline": 90.0, "lccl": lccl}}}
+
+    deep = filled("dong2017.depths", {f"dong2017.resnet{d}": parent("cifar10", 80 + d / 20) for d in (20, 110)})
+    depths(deep)
+    assert deep.measurements["depths"] == {"layers": [20, 110], "drop": [9.0, 4.5]}
+    assert deep.cells["cifar10"]["ResNet-110-LCCL"]["drop"] == 4.5
+    losses = {"dong2017.resnet20": 89.0, "dong2017.resnet32": 87.0, "dong2017.resnet20_cifar100": 85.0}
+    sets = filled("dong2017.data_sets", {n: parent("cifar" + (n[18:][-3:] or "10"), a) for n, a in losses.items()})
+    data_sets(sets)
+    assert sets.measurements["drop"] == {"cifar10": 2.0, "cifar100": 5.0}
+
+
+@pytest.mark.parametrize(("data", "rows"), [("cifar10", 4), ("cifar100", 2)])
+def test_rows_are_filled_in_the_table_of_their_data(data: str, rows: int) -> None:
+    run = filled({"cifar10": "dong2017.resnet20", "cifar100": "dong2017.resnet20_cifar100"}[data], {})
+    cells(run, "ResNet-20", {"baseline": 90.0, "lccl": 89.0}, 0.25)
+    assert list(run.cells) == [data] and len(run.cells[data]) == rows
+    assert run.cells[data]["ResNet-20-LCCL"] == {"accuracy": 89, "drop": 1, "saved": 25, "flop": 750}
+
+
+def test_whole_networks_are_timed_at_the_printed_saving(scratch) -> None:
+    small = {"side": 96, "rounds": 1, "warmup": 1}
+    run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.network_speed", "standard", 0, small), "cpu")
+    for net in ("ResNet-18", "ResNet-34"):
+        printed = PAPER.cell(f"imagenet/{net}-LCCL/saved").number
+        ours = run["cells"]["speed"][f"{net}-LCCL"]
+        assert ours["theoretical"] == pytest.approx(printed, abs=1.5)  # of nine positions of a map whole ones close
+        seconds = run["measurements"][net]["seconds"]
+        dense = min(seconds["im2col in blocks"], seconds["im2col at once"])
+        assert ours["measured"] == pytest.approx(100 * (1 - seconds["skipping"] / dense))  # of a single round
 
 
 def test_gates_that_diverged_cost_the_run_its_verdicts_not_its_numbers(scratch) -> None:
@@ -123,7 +232,15 @@ def test_skipping_is_timed_against_both_dense_forms(scratch) -> None:
     run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.skip", "quick", 0, small))
     points = run["measurements"]["points"]
     assert [(p["channels"], p["zeros"]) for p in points] == [(64, 0.0), (64, 0.6), (8, 0.0), (8, 0.6)]
-    assert len(run["measurements"]["skip"]["shared_gain"]) == 1  # 64 channels and more
+    assert [p["closed"] for p in points] == pytest.approx([0, 0.6, 0, 0.6], abs=0.04)
+    seconds, skip = points[1]["seconds"], run["measurements"]["skip"]  # 64 channels and more
+    dense = min(seconds["im2col in blocks"], seconds["im2col at once"])
+    assert skip["shared_gain"] == [pytest.approx(dense / seconds["kxkxCx1"] - 1)]
+    assert skip["shared"] == pytest.approx(dense / seconds["kxkxCx1"])
+    assert skip["pointwise"] == pytest.approx(dense / seconds["1x1xCxT"])
+    assert skip["measured"] == pytest.approx(100 * (1 - seconds["kxkxCx1"] / dense))
+    assert skip["theoretical"] == pytest.approx(100 * (0.6 - 1 / 64))
+    assert len(dong2017.even_picture([run]).axes[0].patches) == 2
     assert list(run["measurements"]["break_even"]) == ["64x4x4", "8x6x6"]
     assert len(dong2017.skip_table([run])) == 4
     assert len(dong2017.speed_picture([run, run]).axes) == 2

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shrinkbook.experiments import dong2017, kim2016, li2017, phone, profiles, son2018
+from shrinkbook.experiments import chen2019, dong2017, kim2016, li2017, peng2019, phone, profiles, son2018
 from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
 from shrinkbook.training import weights
 
@@ -14,12 +14,16 @@ PAPERS: dict[str, dict[str, Experiment]] = {
     "son2018": son2018.EXPERIMENTS,
     "kim2016": kim2016.EXPERIMENTS,
     "dong2017": dong2017.EXPERIMENTS,
+    "chen2019": chen2019.EXPERIMENTS,
+    "peng2019": peng2019.EXPERIMENTS,
 }
 NOTEBOOKS = {
     "li2017": "01_filter_pruning",
     "son2018": "02_kernel_clustering",
     "kim2016": "03_tucker_vbmf",
     "dong2017": "04_lccl",
+    "chen2019": "06_dafl",
+    "peng2019": "07_correlation_congruence",
 }
 EXPERIMENTS: dict[str, Experiment] = {
     **{name: one for paper in PAPERS.values() for name, one in paper.items()},

@@ -20,7 +20,7 @@ from shrinkbook.measure.cost import cost, state_bytes
 from shrinkbook.measure.energy import meter
 from shrinkbook.training import checkpoint, data
 from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, evaluation_batches, through
-from shrinkbook.training.fit import Recipe, fit
+from shrinkbook.training.fit import Objective, Recipe, Sampler, cross_entropy, fit
 
 Progress = Callable[[str], None]
 
@@ -142,6 +142,9 @@ class Context:
         phase: str,
         resume: Path | None = None,
         curve: dict[float, Evaluation] | None = None,
+        objective: Objective = cross_entropy,
+        sampler: Sampler | None = None,
+        notes: Callable[[], Mapping[str, float]] | None = None,
     ) -> nn.Module:
         """Train in place, say so, and note history, seconds and collapse.
 
@@ -149,6 +152,9 @@ class Context:
             resume: checkpoint to save to and continue from.
             curve: gets the test images' evaluation at 0, after every epoch, and within the first one after the shares
                 that the settings' ``looks`` names; for a figure, nothing may be chosen by it. Its time is not counted.
+            objective: the loss, where it is not cross entropy.
+            sampler: composes the batches, where not every image comes once an epoch.
+            notes: called after every epoch; what it returns joins the epoch's row of the history.
         """
 
         def look(epoch: float) -> None:
@@ -164,7 +170,10 @@ class Context:
         assert self.data is not None, "load_data() comes before train()"
         looks = () if curve is None else self.config.get("looks", ())
         look(0)
-        result = fit(model, self.data, recipe, self.seed, self.device, resume, tell, looks=looks, look=look)
+        result = fit(
+            model, self.data, recipe, self.seed, self.device, resume, tell, objective, looks=looks, look=look,
+            sampler=sampler, notes=notes,
+        )  # fmt: skip
         self.history += [{"phase": phase, **row} for row in result.history]
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)
         if result.status == "collapsed":
@@ -206,9 +215,9 @@ class Context:
         }
         return accuracy
 
-    def load_parent(self, model: nn.Module) -> nn.Module:
-        """Fill ``model`` with the weights of the run's only parent, retrained if its checkpoint is gone."""
-        (parent,) = self.unit.parents
+    def load_parent(self, model: nn.Module, name: str | None = None) -> nn.Module:
+        """Fill ``model`` with the weights of a parent, by default the only one, retrained if its checkpoint is gone."""
+        (parent,) = [one for one in self.unit.parents if name in (None, one.experiment.name)]
         if not parent.checkpoint.exists():
             self.progress(f"the weights of {parent.experiment.name} are not here: training them again")
             _execute(parent, self.device, self.progress)

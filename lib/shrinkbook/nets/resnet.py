@@ -164,15 +164,17 @@ class ResNet(nn.Module):
         return couplings
 
 
-def resnet_cifar(depth: int, classes: int = 10) -> ResNet:
+def resnet_cifar(depth: int, classes: int = 10, projection: bool = False) -> ResNet:
     """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64, option A (20, 32, 44, 56, 110).
+
+    Liu et al. 2019 can search the widths of stages only with ``projection`` shortcuts (option B).
 
     Raises:
         ValueError: the depth is not 6n + 2.
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"resnet_cifar: depth {depth} is not 6n + 2; the paper's are 20, 32, 44, 56, 110")
-    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes)
+    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes, projection=projection)
 
 
 def resnet18(classes: int = 1000) -> ResNet:
@@ -190,3 +192,13 @@ def resnet50(classes: int = 1000) -> ResNet:
     return ResNet(
         (3, 4, 6, 3), (64, 128, 256, 512), classes=classes, projection=True, imagenet_stem=True, block=BottleneckBlock
     )
+
+
+def resnet18_cifar(classes: int = 10) -> ResNet:
+    """ResNet-18 with a stem of one 3x3 convolution for 32x32 images: 11,173,962 parameters with 10 classes."""
+    return ResNet((2, 2, 2, 2), (64, 128, 256, 512), classes=classes, projection=True)
+
+
+def resnet34_cifar(classes: int = 10) -> ResNet:
+    """ResNet-34 with a stem of one 3x3 convolution for 32x32 images: 21,282,122 parameters with 10 classes."""
+    return ResNet((3, 4, 6, 3), (64, 128, 256, 512), classes=classes, projection=True)
