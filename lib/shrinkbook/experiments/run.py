@@ -40,6 +40,7 @@ class Experiment:
         alone: it times something; never computed beside another run of the same command.
         gpu: too long for a processor; left out of a plan for one.
         needs: public weights it reads; left out of a plan on a machine that has not fetched them.
+        packages: what it imports beyond the suite's own requirements; left out of a plan where they are missing.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Experiment:
     alone: bool = False
     gpu: bool = False
     needs: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 def counting(name: str, function: Callable[["Context"], None], seconds: float, version: int = 1) -> Experiment:
