@@ -1,0 +1,209 @@
+"""A notebook as a chapter: what is folded, captioned and linked follows from what a cell does, never from marks in it.
+
+* Code that only imports, shows the library's source, or tabulates and draws results is folded; the knobs and the
+  examples of the method stay open.
+* A picture becomes a numbered figure: its caption is the one shown with it, else the heading or sentence above it.
+* Below an output made of runs stands a line that leads to the run files; a claim in a table leads to its verdicts.
+"""
+
+import ast
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+from shrinkbook.evidence.claims import Paper
+
+OPEN = ("The method, equation by equation", "Check without training")
+SHOWS = ("show", "table", "structural", "verdicts", "reasons", "stable", "claims", "budget", "deviations")
+JUDGED = ("verdicts", "reasons", "stable", "claims", "scoreboard")
+CLAIM = re.compile(r"<(t[hd])>([a-z]+\d{4})\.(\d+[a-z]?)</\1>")
+STYLE = re.compile(r"<style.*?</style>\s*", re.S)
+REASON = re.compile(r"\A# nbval[^\n]*\n")
+
+
+@dataclass
+class Trace:
+    """Which experiments the names of a notebook stand for, read off its code from top to bottom.
+
+    Args:
+        experiments: those that the stored notebook can have run, in any order.
+        paper: of the notebook; None where it tells of several.
+    """
+
+    experiments: Sequence[str]
+    paper: Paper | None
+    names: dict[str, set[str]] = field(default_factory=dict)
+
+    def of(self, code: str) -> str:
+        """The line below a cell's output, empty if no run is behind it."""
+        tree = ast.parse(code)
+        used = self._experiments(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    for name in ast.walk(target):
+                        if isinstance(name, ast.Name):
+                            self.names[name.id] = self._experiments(node.value)
+            elif isinstance(node, ast.FunctionDef):
+                self.names[node.name] = self._experiments(node)
+        called = {node.func.attr for node in ast.walk(tree) if _is_method(node)}
+        links = []
+        if self.paper and called & {"table", "structural"}:
+            links += [f"{{ref}}`{_words(t)} <cells:{self.paper.key}.{t}>`" for t in _texts(tree) if t in self.paper.tables]
+        if self.paper and called & set(JUDGED):
+            links.append(f"{{ref}}`verdicts <verdicts:{self.paper.key}>`")
+        if self.paper and called & {"everything", "budget"}:
+            links.append(f"{{ref}}`all runs <runs:{self.paper.key}>`")
+        else:
+            links += [f"{{ref}}`{name} <runs:{name}>`" for name in sorted(used)]
+        return f"{{.trace}}\nRun files: {', '.join(links)}" if links else ""
+
+    def _experiments(self, tree: ast.AST) -> set[str]:
+        found: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                found |= self.names.get(node.id, set())
+            if isinstance(node, ast.Call):
+                for pattern in map(_pattern, node.args):
+                    if matches := [name for name in self.experiments if pattern and fnmatchcase(name, pattern)]:
+                        found.update(matches)
+                        break  # the first that the profile has is the one that ran
+        return found
+
+
+def chapter(notebook: NotebookNode, name: str, trace: Trace, folder: Path) -> NotebookNode:
+    """The notebook as the book shows it; its pictures are written to ``folder/figures``.
+
+    Args:
+        notebook: executed; it is not changed.
+        name: of its file, for the files of its pictures.
+        trace: fresh, of this notebook.
+        folder: of the book's source.
+    """
+    made = notebook.copy()
+    made.cells = []
+    section, above = "", ""
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            made.cells.append(cell)
+            section, above = _section(cell.source, section), cell.source
+            continue
+        made.cells += _code(cell, f"{name}-{number:02d}", section, above, trace, folder)
+    for number, cell in enumerate(made.cells):
+        cell.id = f"cell-{number:03d}"
+    return made
+
+
+def _code(
+    cell: NotebookNode, name: str, section: str, above: str, trace: Trace, folder: Path
+) -> Iterator[NotebookNode]:
+    """A code cell, cut where a picture becomes a figure or library code becomes a listing."""
+    line = trace.of(cell.source)
+    tags = list(cell.metadata.get("tags", []))
+    if folded(cell.source, section) and "parameters" not in tags:
+        tags.append("hide-input")
+    current: NotebookNode | None = new_code_cell(REASON.sub("", cell.source), metadata={"tags": tags})
+    current.execution_count = cell.execution_count
+    yield current
+    pictures, outputs = 0, list(cell.outputs)
+    while outputs:
+        output = outputs.pop(0)
+        data = output.get("data", {})
+        if "image/png" in data:
+            pictures += 1
+            caption = outputs.pop(0).data["text/markdown"] if outputs and _captions(outputs[0]) else _title(above)
+            yield new_markdown_cell(_figure(data["image/png"], caption, f"{name}-{pictures}", trace.paper, folder))
+            current = None
+        elif listing := _listing(data):
+            yield new_markdown_cell(f"```python\n{listing}\n```")
+            current = None
+        elif html := STYLE.sub("", data.get("text/html", "<p>")).strip():
+            if "text/html" in data:
+                data["text/html"] = CLAIM.sub(_link, html)
+            if current is None:
+                current = new_code_cell("", metadata={"tags": ["remove-input"]})
+                yield current
+            current.outputs.append(output)
+    if line and cell.outputs:
+        yield new_markdown_cell(line)
+
+
+def folded(code: str, section: str) -> bool:
+    """Whether a reader who wants the story does not need to see this code at once."""
+    body = ast.parse(code).body
+    calls = {_called(node) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)}
+    if any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body):
+        return True
+    return section not in OPEN or bool(calls & {"source", *SHOWS})
+
+
+def _section(markdown: str, before: str) -> str:
+    headings = re.findall(r"^## (.+)$", markdown, re.M)
+    return headings[-1] if headings else before
+
+
+def _listing(data: Mapping[str, Any]) -> str:
+    """The code that an output shows, empty if it shows something else."""
+    return data["text/plain"].rstrip() if 'class="highlight"' in data.get("text/html", "") else ""
+
+
+def _captions(output: NotebookNode) -> bool:
+    return output.get("data", {}).get("text/markdown", "").startswith("**")
+
+
+def _title(above: str) -> str:
+    """A caption for a picture that has none: the last heading above it, else the first sentence there."""
+    headings = re.findall(r"^#+ (.+)$", above, re.M)
+    return f"{headings[-1]}." if headings else re.split(r"(?<=[.:])\s", " ".join(above.split()), maxsplit=1)[0]
+
+
+def _figure(png: str, caption: str, name: str, paper: Paper | None, folder: Path) -> str:
+    """A figure directive; named after the paper's figure where it is one of them."""
+    path = folder / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(base64.b64decode(png))
+    of = re.match(r"\*\*(\w+)\.\*\* The paper: ", caption)
+    label = f"{paper.key}.{of[1]}" if paper and of else name
+    if of:
+        caption = f"**{_words(of[1]).capitalize()} of the paper.** {caption[of.end() :]}"
+    alt = re.sub(r"[*`$]", "", caption.split("\n")[0])
+    return f"````{{figure}} /figures/{path.name}\n:name: {label}\n:alt: {alt}\n\n{caption}\n````"
+
+
+def _link(found: re.Match[str]) -> str:
+    cell, key, number = found.groups()
+    return f'<{cell}><a href="evidence/{key}.html#{key}-{number}">{key}.{number}</a></{cell}>'
+
+
+def _words(identifier: str) -> str:
+    """``figure2a`` as ``figure 2a``, ``figure_unit`` as ``figure unit``."""
+    return re.sub(r"(?<=[a-z])(?=\d)", " ", identifier.replace("_", " "), count=1)
+
+
+def _is_method(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _texts(tree: ast.AST) -> list[str]:
+    """The string constants, each once, in their order."""
+    return list(dict.fromkeys(n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)))
+
+
+def _pattern(node: ast.AST) -> str:
+    """A string argument as a file-name pattern: what an f-string fills in may be anything."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
+    return ""
