@@ -16,7 +16,7 @@ from shrinkbook.book.evidence import Evidence, groups, overview, page, scoreboar
 from shrinkbook.evidence import claims, report, store
 from shrinkbook.experiments import catalogue
 
-NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx_copybutton")
+NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "pybtex", "sphinx_copybutton")
 PROFILE = "quick"  # at which the stored notebooks were executed
 
 
@@ -43,13 +43,15 @@ def assemble(folder: Path) -> Path:
     shutil.copytree(notebooks.folder() / "book", folder)
     keys = {name: key for key, name in catalogue.NOTEBOOKS.items()}
     ran = [name for name, one in catalogue.EXPERIMENTS.items() if PROFILE in one.configs]
-    evidence = Evidence(folder)
+    evidence, shown = Evidence(folder), dict[str, list[str]]()
     for name, path in sources().items():
         if problem := notebooks.complaint(path):
             raise ValueError(f"{path.name}: {problem}; run `make notebooks`")
         paper = claims.load(keys[name]) if name in keys else None
-        made = chapter(nbformat.read(path, as_version=4), name, Trace(ran, paper), folder)
+        notebook, trace = nbformat.read(path, as_version=4), Trace(ran, paper)
+        made = chapter(notebook, name, trace, folder)
         if paper:
+            shown[paper.key] = trace.figures(notebook)
             made.cells.insert(1, nbformat.v4.new_markdown_cell(_box(evidence, paper.key)))
         nbformat.write(made, folder / path.name)
     readme = (store.root() / "README.md").read_text(encoding="utf-8")
@@ -59,7 +61,7 @@ def assemble(folder: Path) -> Path:
         "words.md": words(readme),
         "chapters.md": toctree(list(sources())[1:], "numbered: 1", "caption: Chapters"),
         "citation.md": citation((store.root() / "CITATION.cff").read_text(encoding="utf-8")),
-        **{f"evidence/{name}.md": page(evidence, name) for name in groups()},
+        **{f"evidence/{name}.md": page(evidence, name, shown.get(name, ())) for name in groups()},
     }
     for name, text in generated.items():
         store.write_text(folder / name, text)
@@ -75,8 +77,8 @@ def build(target: Path) -> None:
     Raises:
         ValueError: the extra is not installed, or Sphinx found fault.
     """
-    if missing := [name for name in NEEDED if not _installed(name)]:
-        raise ValueError(f"{', '.join(missing)} not installed; run `make book`, which installs requirements-book.lock")
+    if absent := missing():
+        raise ValueError(f"{', '.join(absent)} not installed; run `make book`, which installs requirements-book.lock")
     source = assemble(store.build_dir() / "book" / "source")
     shutil.rmtree(target, ignore_errors=True)
     done = subprocess.run(
@@ -88,6 +90,11 @@ def build(target: Path) -> None:
         raise ValueError(f"Sphinx refuses the book:\n{done.stderr.strip()}")
     for path in sources().values():  # the download is the notebook itself, not the chapter made of it
         shutil.copyfile(path, target / "_sources" / path.name)
+
+
+def missing() -> list[str]:
+    """Packages of the extra ``book`` that are not installed."""
+    return [name for name in NEEDED if find_spec(name) is None]
 
 
 def words(readme: str) -> str:
@@ -131,13 +138,6 @@ def _box(evidence: Evidence, key: str) -> str:
             ":::",
         ]
     )
-
-
-def _installed(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def main() -> int:

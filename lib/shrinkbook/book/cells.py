@@ -22,15 +22,18 @@ from shrinkbook.evidence.claims import Paper
 
 OPEN = ("The method, equation by equation", "Check without training")
 SHOWS = ("show", "table", "structural", "verdicts", "reasons", "stable", "claims", "budget", "deviations")
-JUDGED = ("verdicts", "reasons", "stable", "claims", "scoreboard")
+JUDGED = {"verdicts", "reasons", "stable", "claims"}
 CLAIM = re.compile(r"<(t[hd])>([a-z]+\d{4})\.(\d+[a-z]?)</\1>")
 STYLE = re.compile(r"<style.*?</style>\s*", re.S)
 REASON = re.compile(r"\A# nbval[^\n]*\n")
+CAPTION = re.compile(r"\*\*(\w+)\.\*\* The paper: ")
+MENTION = re.compile(r"\b[Ff]igure \d+[a-z]?\b|\b[Tt]able \d+\b")
+HEADER = re.compile(r"<thead>\s*<tr[^>]*>(.*?)</tr>\s*<tr[^>]*>(.*?)</tr>\s*</thead>", re.S)
 
 
 @dataclass
 class Trace:
-    """Which experiments the names of a notebook stand for, read off its code from top to bottom.
+    """Which run files and printed tables the names of a notebook stand for, read off its code from top to bottom.
 
     Args:
         experiments: those that the stored notebook can have run, in any order.
@@ -44,38 +47,57 @@ class Trace:
     def of(self, code: str) -> str:
         """The line below a cell's output, empty if no run is behind it."""
         tree = ast.parse(code)
-        used = self._experiments(tree)
+        places = self._places(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    for name in ast.walk(target):
-                        if isinstance(name, ast.Name):
-                            self.names[name.id] = self._experiments(node.value)
+                stored = [n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+                self.names.update(dict.fromkeys(stored, self._places(node.value)))
             elif isinstance(node, ast.FunctionDef):
-                self.names[node.name] = self._experiments(node)
-        called = {node.func.attr for node in ast.walk(tree) if _is_method(node)}
-        links = []
-        if self.paper and called & {"table", "structural"}:
-            links += [f"{{ref}}`{_words(t)} <cells:{self.paper.key}.{t}>`" for t in _texts(tree) if t in self.paper.tables]
-        if self.paper and called & set(JUDGED):
-            links.append(f"{{ref}}`verdicts <verdicts:{self.paper.key}>`")
-        if self.paper and called & {"everything", "budget"}:
-            links.append(f"{{ref}}`all runs <runs:{self.paper.key}>`")
-        else:
-            links += [f"{{ref}}`{name} <runs:{name}>`" for name in sorted(used)]
+                self.names[node.name] = self._places(node)
+        links = [f"{{ref}}`{_title_of(place)} <{place}>`" for place in sorted(places)]
         return f"{{.trace}}\nRun files: {', '.join(links)}" if links else ""
 
-    def _experiments(self, tree: ast.AST) -> set[str]:
+    def _places(self, tree: ast.AST) -> set[str]:
+        """Labels of the pages of evidence that tell where the values come from."""
         found: set[str] = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                 found |= self.names.get(node.id, set())
             if isinstance(node, ast.Call):
                 for pattern in map(_pattern, node.args):
-                    if matches := [name for name in self.experiments if pattern and fnmatchcase(name, pattern)]:
-                        found.update(matches)
+                    if matches := [name for name in self.experiments if fnmatchcase(name, pattern)]:
+                        found.update(f"runs:{name}" for name in matches)
                         break  # the first that the profile has is the one that ran
+        called = {_called(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        if self.paper:
+            if called & {"table", "structural"}:
+                found |= {f"cells:{self.paper.key}.{text}" for text in _texts(tree) if text in self.paper.tables}
+            if called & JUDGED:
+                found.add(f"verdicts:{self.paper.key}")
+            if called & {"everything", "budget"}:
+                found.add(f"runs:{self.paper.key}")
         return found
+
+    def figures(self, notebook: NotebookNode) -> list[str]:
+        """The paper's figures that the notebook shows, in its order."""
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        pairs = zip(outputs, outputs[1:], strict=False)
+        named = [CAPTION.match(_text(after)) for before, after in pairs if "image/png" in before.get("data", {})]
+        return [found[1] for found in named if found and self.paper]
+
+    def linked(self, text: str, shown: Sequence[str]) -> str:
+        """Markdown in which the first mention of each figure and table of the paper in a line leads to it."""
+        if self.paper is None:
+            return text
+        targets = {words(name): f"{self.paper.key}.{name}" for name in shown}
+        targets |= {words(name): f"cells:{self.paper.key}.{name}" for name in self.paper.tables}
+
+        def link(found: re.Match[str]) -> str:
+            place = targets.get(found[0].lower())
+            return f"{{ref}}`{found[0]} <{place}>`" if place else found[0]
+
+        lines = [line if line.startswith("#") else MENTION.sub(link, line) for line in text.split("\n")]
+        return "\n".join(lines)
 
 
 def chapter(notebook: NotebookNode, name: str, trace: Trace, folder: Path) -> NotebookNode:
@@ -90,12 +112,16 @@ def chapter(notebook: NotebookNode, name: str, trace: Trace, folder: Path) -> No
     made = notebook.copy()
     made.cells = []
     section, above = "", ""
+    shown = trace.figures(notebook)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
-            made.cells.append(cell)
+            made.cells.append(new_markdown_cell(trace.linked(cell.source, shown)))
             section, above = _section(cell.source, section), cell.source
             continue
-        made.cells += _code(cell, f"{name}-{number:02d}", section, above, trace, folder)
+        for part in _code(cell, f"{name}-{number:02d}", section, above, trace, folder):
+            if part.cell_type == "markdown" and part.source.startswith("````{figure}"):
+                part.source = trace.linked(part.source, shown)
+            made.cells.append(part)
     for number, cell in enumerate(made.cells):
         cell.id = f"cell-{number:03d}"
     return made
@@ -107,8 +133,10 @@ def _code(
     """A code cell, cut where a picture becomes a figure or library code becomes a listing."""
     line = trace.of(cell.source)
     tags = list(cell.metadata.get("tags", []))
-    if folded(cell.source, section) and "parameters" not in tags:
+    if "parameters" not in tags and folded(cell.source, section):
         tags.append("hide-input")
+    if _only_lists(cell.source):  # the listing below is the code
+        tags.append("remove-input")
     current: NotebookNode | None = new_code_cell(REASON.sub("", cell.source), metadata={"tags": tags})
     current.execution_count = cell.execution_count
     yield current
@@ -118,7 +146,7 @@ def _code(
         data = output.get("data", {})
         if "image/png" in data:
             pictures += 1
-            caption = outputs.pop(0).data["text/markdown"] if outputs and _captions(outputs[0]) else _title(above)
+            caption = _text(outputs.pop(0)) if outputs and _text(outputs[0]).startswith("**") else _title(above)
             yield new_markdown_cell(_figure(data["image/png"], caption, f"{name}-{pictures}", trace.paper, folder))
             current = None
         elif listing := _listing(data):
@@ -126,7 +154,7 @@ def _code(
             current = None
         elif html := STYLE.sub("", data.get("text/html", "<p>")).strip():
             if "text/html" in data:
-                data["text/html"] = CLAIM.sub(_link, html)
+                data["text/html"] = CLAIM.sub(_link, HEADER.sub(_one_header, html))
             if current is None:
                 current = new_code_cell("", metadata={"tags": ["remove-input"]})
                 yield current
@@ -144,6 +172,13 @@ def folded(code: str, section: str) -> bool:
     return section not in OPEN or bool(calls & {"source", *SHOWS})
 
 
+def _only_lists(code: str) -> bool:
+    """Whether a cell does nothing but show the library's own source."""
+    body = ast.parse(code).body
+    call = body[0].value if len(body) == 1 and isinstance(body[0], ast.Expr) else None
+    return isinstance(call, ast.Call) and _called(call) == "source"
+
+
 def _section(markdown: str, before: str) -> str:
     headings = re.findall(r"^## (.+)$", markdown, re.M)
     return headings[-1] if headings else before
@@ -152,10 +187,6 @@ def _section(markdown: str, before: str) -> str:
 def _listing(data: Mapping[str, Any]) -> str:
     """The code that an output shows, empty if it shows something else."""
     return data["text/plain"].rstrip() if 'class="highlight"' in data.get("text/html", "") else ""
-
-
-def _captions(output: NotebookNode) -> bool:
-    return output.get("data", {}).get("text/markdown", "").startswith("**")
 
 
 def _title(above: str) -> str:
@@ -169,10 +200,10 @@ def _figure(png: str, caption: str, name: str, paper: Paper | None, folder: Path
     path = folder / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(base64.b64decode(png))
-    of = re.match(r"\*\*(\w+)\.\*\* The paper: ", caption)
+    of = CAPTION.match(caption)
     label = f"{paper.key}.{of[1]}" if paper and of else name
     if of:
-        caption = f"**{_words(of[1]).capitalize()} of the paper.** {caption[of.end() :]}"
+        caption = f"**{words(of[1]).capitalize()} of the paper.** {caption[of.end() :]}"
     alt = re.sub(r"[*`$]", "", caption.split("\n")[0])
     return f"````{{figure}} /figures/{path.name}\n:name: {label}\n:alt: {alt}\n\n{caption}\n````"
 
@@ -182,13 +213,30 @@ def _link(found: re.Match[str]) -> str:
     return f'<{cell}><a href="evidence/{key}.html#{key}-{number}">{key}.{number}</a></{cell}>'
 
 
-def _words(identifier: str) -> str:
+def _one_header(found: re.Match[str]) -> str:
+    """pandas writes the names of an index in a row of their own; they go where that row's fellow is empty."""
+    above, below = (re.findall(r"<th[^>]*>(.*?)</th>", row, re.S) for row in found.groups())
+    if len(above) != len(below) or any(a.strip() and b.strip() for a, b in zip(above, below, strict=True)):
+        return found[0]
+    cells = "".join(f"<th>{a.strip() or b.strip()}</th>" for a, b in zip(above, below, strict=True))
+    return f"<thead><tr>{cells}</tr></thead>"
+
+
+def _text(output: NotebookNode) -> str:
+    return str(output.get("data", {}).get("text/markdown", ""))
+
+
+def _title_of(place: str) -> str:
+    """A link's text for a label of the pages of evidence."""
+    kind, _, name = place.partition(":")
+    if kind == "runs":
+        return name if "." in name else "all runs"
+    return kind if kind == "verdicts" else f"{words(name.partition('.')[2])}, cell by cell"
+
+
+def words(identifier: str) -> str:
     """``figure2a`` as ``figure 2a``, ``figure_unit`` as ``figure unit``."""
     return re.sub(r"(?<=[a-z])(?=\d)", " ", identifier.replace("_", " "), count=1)
-
-
-def _is_method(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
 
 
 def _called(call: ast.Call) -> str:
@@ -197,7 +245,9 @@ def _called(call: ast.Call) -> str:
 
 def _texts(tree: ast.AST) -> list[str]:
     """The string constants, each once, in their order."""
-    return list(dict.fromkeys(n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)))
+    return list(
+        dict.fromkeys(n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    )
 
 
 def _pattern(node: ast.AST) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from shrinkbook.book.cells import words
 from shrinkbook.evidence import claims, report, store, tables, verdicts
 from shrinkbook.evidence.claims import Cell, Paper, Table
 from shrinkbook.experiments import catalogue, profiles
@@ -95,10 +96,15 @@ def scoreboard(evidence: Evidence) -> str:
     """The page of all words: how often each, by paper and profile, and what is not as the paper says, with reasons."""
     parts = ["# Scoreboard\n", "```{include} /words.md\n```\n", _counts(evidence), "## Not as the paper says\n"]
     for profile in evidence.boards:
-        against = [v for key in catalogue.papers() for v in evidence.of(key).get(profile, ()) if v["verdict"] in AGAINST]
+        against = [
+            v for key in catalogue.papers() for v in evidence.of(key).get(profile, ()) if v["verdict"] in AGAINST
+        ]
         if against:
             parts.append(f"### Profile {profile}\n")
-            parts += [f"{plain(verdict['text'])}\n: {_verdict(evidence, [verdict])}\n" for verdict in against]
+            parts += [
+                f"{plain(verdict['text'])}\n: {{ref}}`{verdict['claim']} <{verdict['claim']}>`, {_verdict(evidence, [verdict])}\n"
+                for verdict in against
+            ]
     parts.append("## Every verdict\n")
     for key in catalogue.papers():
         parts.append(f"* {{ref}}`{key} <verdicts:{key}>`, {claims.load(key).title}")
@@ -110,8 +116,12 @@ def overview(evidence: Evidence) -> str:
     return _counts(evidence)
 
 
-def page(evidence: Evidence, name: str) -> str:
-    """Evidence of one paper, or the runs of a group of experiments that is none."""
+def page(evidence: Evidence, name: str, shown: Sequence[str] = ()) -> str:
+    """Evidence of one paper, or the runs of a group of experiments that is none.
+
+    Args:
+        shown: the paper's figures that its chapter shows.
+    """
     runs = evidence.runs(name)
     if name not in claims.papers():
         return f"(evidence:{name})=\n# Runs of {name.replace('_', ' ')}\n\n{_runs(evidence, name, runs)}"
@@ -126,7 +136,9 @@ def page(evidence: Evidence, name: str) -> str:
         "The numbers of the paper are typed once, in the CSV file named below each caption; ours are means over the run "
         "files in the last column.\n",
         *(_table(evidence, paper, table, runs) for table in paper.tables.values()),
-        "## Deviations\n",
+        "## Figures\n",
+        *(_figure(paper, name, name in shown) for name in paper.figures),
+        "\n## Deviations\n",
         *(f"{plain(item.id)}\n: {plain(item.text)}\n" for item in paper.deviations),
         _runs(evidence, name, runs),
     ]
@@ -168,11 +180,14 @@ def _verdict(evidence: Evidence, same: Sequence[Verdict]) -> str:
     scope = f" ({plain(one['scope'])})" if one["scope"] else ""
     profile = " and ".join(verdict["profile"] for verdict in same)
     interval = ", interval [{:.3g}, {:.3g}]".format(*one["interval"]) if one["interval"] else ""
-    ours = "" if one["ours"] is None else f" Ours {one['ours']:.6g}{' ' + one['unit'] if one['unit'] else ''}{interval}."
+    ours = (
+        "" if one["ours"] is None else f" Ours {one['ours']:.6g}{' ' + one['unit'] if one['unit'] else ''}{interval}."
+    )
     files = ", ".join(evidence.link(run_id) for run_id in one["runs"])
     chip = f"[{word}]{{.word .{one['verdict'].replace(' ', '-')}}}"
-    name = f"{{ref}}`{one['claim']} <{one['claim']}>`, "
-    return f"{name}{profile}: {chip}{scope}, {plain(one['reason'])}.{plain(ours)}" + (f" Run files: {files}." if files else "")
+    return f"{profile}: {chip}{scope}, {plain(one['reason'])}.{plain(ours)}" + (
+        f" Run files: {files}." if files else ""
+    )
 
 
 def _table(evidence: Evidence, paper: Paper, table: Table, runs: Sequence[Run]) -> str:
@@ -186,14 +201,23 @@ def _table(evidence: Evidence, paper: Paper, table: Table, runs: Sequence[Run]) 
     frame = [[*map(plain, map(str, row[:-1])), ", ".join(map(evidence.link, row[-1]))] for row in rows]
     columns = ["row", "column", "paper", *evidence.boards, "run files"]
     return (
-        f"(cells:{paper.key}.{table.id})=\n### {table.id}\n\n{plain(table.caption)}\n\n"
+        f"(cells:{paper.key}.{table.id})=\n### {words(table.id).capitalize()}\n\n{plain(table.caption)}\n\n"
         f"{{.about}}\ndata/papers/{paper.key}, {len(rows)} cells\n\n{report.markdown(pd.DataFrame(frame, columns=columns))}"
     )
 
 
+def _figure(paper: Paper, name: str, shown: bool) -> str:
+    where = f"{{numref}}`Fig. %s <{paper.key}.{name}>`" if shown else "not drawn at profile quick"
+    return f"* {words(name).capitalize()}, {where}: {plain(paper.figures[name].caption)}"
+
+
 def _printed(cell: Cell) -> str:
     unit = f" {cell.unit}" if cell.unit else ""
-    return tables.NOTHING if not cell.value else f"{cell.value}{unit}" + ("" if cell.status == "verified" else f" ({cell.status})")
+    return (
+        tables.NOTHING
+        if not cell.value
+        else f"{cell.value}{unit}" + ("" if cell.status == "verified" else f" ({cell.status})")
+    )
 
 
 def _runs(evidence: Evidence, name: str, runs: Sequence[Run]) -> str:
@@ -202,7 +226,9 @@ def _runs(evidence: Evidence, name: str, runs: Sequence[Run]) -> str:
     for experiment in (one for one in catalogue.EXPERIMENTS.values() if group(one.name) == name):
         own = [run for run in runs if run["experiment"] == experiment.name]
         parts.append(f"(runs:{experiment.name})=\n### {experiment.name}\n")
-        parts.append(_listing(evidence, own) if own else f"Budgets for {', '.join(experiment.configs)}; no run is stored.\n")
+        parts.append(
+            _listing(evidence, own) if own else f"Budgets for {', '.join(experiment.configs)}; no run is stored.\n"
+        )
     return "\n".join(parts)
 
 
