@@ -10,6 +10,7 @@ TORCH_INDEX ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+BOOK := .venv/.book
 OPTIONS = --profile $(PROFILE) $(if $(JOBS),--jobs "$(JOBS)") $(if $(PAPERS),--papers "$(PAPERS)") $(if $(SEEDS),--seeds "$(SEEDS)")
 
 export IPYTHONDIR := $(CURDIR)/.ipython
@@ -17,7 +18,7 @@ export JUPYTER_NO_CONFIG := 1
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH
 
-.PHONY: help setup reproduce plan test verify bench data notebooks lab check clean
+.PHONY: help setup reproduce plan test verify bench data notebooks book lab check clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +65,13 @@ data: $(READY)  ## download a data set or public weights: DATA=mnist|cifar10|cif
 
 notebooks: $(READY)  ## execute the notebooks at quick and keep their outputs; regenerate results/ and README from the record
 	$(BIN)/shrinkbook notebooks
+
+book: $(BOOK)  ## the offline HTML book of the executed notebooks, in build/book/html
+	@$(BIN)/python -m shrinkbook.book
+
+$(BOOK): $(READY) requirements-book.lock
+	$(BIN)/python -m pip install -q --no-deps -r requirements-book.lock
+	@touch $(BOOK)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/python -m pip install -q -e '.[lab]'

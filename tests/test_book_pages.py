@@ -144,7 +144,7 @@ def test_every_notebook_is_a_chapter_with_a_download_of_itself(html: Path) -> No
     for name, path in book.sources().items():
         page = (html / f"{name}.html").read_text(encoding="utf-8")
         assert f'href="{name}.html"' in front
-        button = re.search(r'<a href="(_sources/[^"]+)"[^>]*>\s*[^>]*download', page)
+        button = re.search(r'<a href="(_sources/[^"]+[.]ipynb)"[^>]*btn-download', page)
         assert button, f"{name} has no download button"
         assert (html / button[1]).read_bytes() == path.read_bytes()
 
