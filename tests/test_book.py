@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -90,7 +89,8 @@ def test_a_chapter_has_figures_listings_and_links(tmp_path):
         new_output("display_data", {"text/markdown": caption}),
         new_output("stream", text="after"),
     ]
-    cells[2].outputs = [new_output("display_data", {"text/html": '<div class="highlight">', "text/plain": "def f(): ..."})]
+    listing = {"text/html": '<div class="highlight">', "text/plain": "def f(): ..."}
+    cells[2].outputs = [new_output("display_data", listing)]
     made = chapter(new_notebook(cells=cells), "01_x", trace(), tmp_path).cells
     assert [cell.cell_type for cell in made] == ["markdown", "code", "markdown", "code", "markdown", "code", "markdown"]
     assert "{ref}`figure 2a <li2017.figure2a>`" in made[0].source and "<cells:li2017.table1>" in made[0].source
@@ -148,9 +148,7 @@ def test_the_worked_page_adds_a_paper(tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib")}
         for name in ("SHRINKBOOK_BUILD", "SHRINKBOOK_RESULTS"):
             environment.pop(name, None)
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -159,7 +157,10 @@ def test_the_worked_page_adds_a_paper(tmp_path):
     run("-m", "ruff", "format", "--check", "--no-cache", *written)
     run("make_notebook.py")
     assert "3 passed" in run("-m", "pytest", "-p", "no:cacheprovider", "tests/test_iandola2016.py")
-    execute = "from pathlib import Path; from shrinkbook import notebooks as n; p = n.folder() / '10_squeezenet.ipynb'; "
-    execute += "print(n.__file__, n.execute(p, Path('out/10.ipynb'), 'quick', {'seeds': [0]}))"
+    execute = """from pathlib import Path
+from shrinkbook import notebooks
+source = notebooks.folder() / "10_squeezenet.ipynb"
+print(notebooks.__file__, notebooks.execute(source, Path("out/10.ipynb"), "quick", {"seeds": [0]}))
+"""
     assert run("-c", execute).split() == [str(tmp_path / "lib/shrinkbook/notebooks.py"), "None"]
     assert "iandola2016.1a" in (tmp_path / "out/10.ipynb").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -18,34 +19,17 @@ from shrinkbook import notebooks
 from shrinkbook.book import __main__ as book
 from shrinkbook.evidence import store
 
-pytestmark = pytest.mark.skipif(bool(book.missing()), reason=f"{', '.join(book.missing())} not installed; see make book")
+ABSENT = ", ".join(book.missing())
+pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"{ABSENT} not installed; `make book` does it")
 PHONE, DESK = 390, 1280
 READABLE = 4.5  # contrast of text by WCAG 2, level AA
 
-# Leftmost and rightmost edge of what is on the page and not inside a box that scrolls; text that is no equation yet
-EDGES = """(() => {
-  const scrolls = e => e && e !== document.body && (/(auto|scroll)/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
-  const boxes = [...document.querySelectorAll('.bd-article *, .bd-header-article *')].filter(e => e.getClientRects().length
-    && getComputedStyle(e).visibility !== 'hidden' && !e.closest('svg, mjx-container, .visually-hidden, .headerlink')
-    && !scrolls(e.parentElement)).map(e => e.getBoundingClientRect()).filter(b => b.width > 1);
-  return [Math.min(...boxes.map(b => b.left)), Math.max(...boxes.map(b => b.right)), document.documentElement.scrollWidth];
-})()"""
-CONTRASTS = """(() => {
-  const parse = c => { const n = c.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
-  const light = ([r, g, b]) => { const l = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-    return 0.2126 * l(r) + 0.7152 * l(g) + 0.0722 * l(b); };
-  const over = (top, below) => top.slice(0, 3).map((v, i) => v * top[3] + below[i] * (1 - top[3]));
-  const ground = e => { if (!e) return [255, 255, 255]; const c = parse(getComputedStyle(e).backgroundColor);
-    return c[3] === 1 ? c.slice(0, 3) : over(c, ground(e.parentElement)); };
-  const texts = 'p, li, td, th, dt, dd, h1, h2, h3, figcaption span, pre, pre span, code, summary, a, .word, .trace, .about';
-  const seen = [...document.querySelectorAll('.bd-article')].flatMap(a => [...a.querySelectorAll(texts)]).filter(e =>
-    e.getClientRects().length && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && !e.matches('.headerlink'));
-  return seen.map(e => { const b = ground(e), c = over(parse(getComputedStyle(e).color), b), [x, y] = [light(b), light(c)];
-    return [(Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05), e.tagName + '.' + e.className + ': ' + e.textContent.slice(0, 40)]; })
-    .sort((a, b) => a[0] - b[0])[0];
-})()"""
-RAW_TEX = """[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container svg')).length +
-  document.querySelectorAll('[data-mml-node="merror"]').length"""
+CHECKS = Path(__file__).with_name("page_checks.js").read_text(encoding="utf-8")
+
+
+def ask(browser: Browser, question: str) -> Any:
+    """The answer of one function of page_checks.js on the page that is shown."""
+    return browser.run(f"{{{CHECKS}; {question}()}}")
 
 
 @pytest.fixture(scope="module")
@@ -91,23 +75,29 @@ def test_every_page_is_whole_without_a_network(html: Path, browser: Browser) -> 
     for page in pages(html):
         browser.look(DESK, "light")
         events = browser.open(page)
-        asked = [e["params"]["request"]["url"] for e in events if e.get("method") == "Network.requestWillBeSent"]
-        failed = [e["params"]["errorText"] for e in events if e.get("method") == "Network.loadingFailed"]
-        broken = [e["params"]["exceptionDetails"]["text"] for e in events if e.get("method") == "Runtime.exceptionThrown"]
-        away = [url for url in asked if not url.startswith(("file:", "data:"))]
-        equations += browser.run("document.querySelectorAll('.math mjx-container svg').length")
-        raw = browser.run(RAW_TEX)
-        for what, found in (("asks for", away), ("failed", failed), ("error", broken), ("equations not set", raw)):
+
+        def seen(method: str, events: list[dict[str, Any]] = events) -> list[dict[str, Any]]:
+            return [event["params"] for event in events if event.get("method") == method]
+
+        asked = [event["request"]["url"] for event in seen("Network.requestWillBeSent")]
+        done, raw = ask(browser, "equations")
+        equations += done
+        for what, found in {
+            "asks for": [url for url in asked if not url.startswith(("file:", "data:"))],
+            "did not get": [event["errorText"] for event in seen("Network.loadingFailed")],
+            "has an error": [event["exceptionDetails"]["text"] for event in seen("Runtime.exceptionThrown")],
+            "leaves TeX": raw,
+        }.items():
             if found:
-                problems.append(f"{page.name}: {what} {found}")
+                problems.append(f"{page.name} {what} {found}")
         for scheme in ("light", "dark"):
             browser.look(DESK, scheme)
-            lowest = browser.run(CONTRASTS)
-            if lowest and lowest[0] < READABLE:
-                problems.append(f"{page.name}, {scheme}: contrast {lowest[0]:.2f} of {lowest[1]}")
+            ratio, text = ask(browser, "contrast")
+            if ratio < READABLE:
+                problems.append(f"{page.name}, {scheme}: contrast {ratio:.2f} of {text}")
         for width in (DESK, PHONE):
             browser.look(width, "light")
-            left, right, scroll = browser.run(EDGES)
+            left, right, scroll = ask(browser, "edges")
             if left < 0 or right > width or scroll > width:
                 problems.append(f"{page.name} at {width} pixels: from {left} to {right}, scrolls to {scroll}")
     assert not problems, "\n".join(problems)
@@ -132,9 +122,8 @@ def test_every_link_inside_the_book_leads_somewhere(html: Path) -> None:
             if address.scheme or link.startswith("//"):
                 continue
             target = (page.parent / unquote(address.path)).resolve() if address.path else page
-            if not target.exists():
-                lost.append(f"{page.name}: {link}")
-            elif address.fragment and target in known and unquote(address.fragment) not in known[target].ids:
+            fragment = unquote(address.fragment)
+            if not target.exists() or (fragment and target in known and fragment not in known[target].ids):
                 lost.append(f"{page.name}: {link}")
     assert not lost, "\n".join(sorted(lost)[:20])
 

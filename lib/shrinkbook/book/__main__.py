@@ -12,8 +12,8 @@ import nbformat
 
 from shrinkbook import notebooks
 from shrinkbook.book.cells import Trace, chapter
-from shrinkbook.book.evidence import Evidence, groups, overview, page, scoreboard
-from shrinkbook.evidence import claims, report, store
+from shrinkbook.book.evidence import Evidence, groups, overview, page, papers, scoreboard
+from shrinkbook.evidence import claims, store, verdicts
 from shrinkbook.experiments import catalogue
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "pybtex", "sphinx_copybutton")
@@ -47,7 +47,7 @@ def assemble(folder: Path) -> Path:
     for name, path in sources().items():
         if problem := notebooks.complaint(path):
             raise ValueError(f"{path.name}: {problem}; run `make notebooks`")
-        paper = claims.load(keys[name]) if name in keys else None
+        paper = claims.load(keys[name]) if keys.get(name) in papers() else None
         notebook, trace = nbformat.read(path, as_version=4), Trace(ran, paper)
         made = chapter(notebook, name, trace, folder)
         if paper:
@@ -81,11 +81,9 @@ def build(target: Path) -> None:
         raise ValueError(f"{', '.join(absent)} not installed; run `make book`, which installs requirements-book.lock")
     source = assemble(store.build_dir() / "book" / "source")
     shutil.rmtree(target, ignore_errors=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "-n", "--keep-going", "-q", "-b", "html", "-d", str(source.parent / "doctrees"),
-         str(source), str(target)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    options = ["-W", "-n", "--keep-going", "-q", "-b", "html", "-d", str(source.parent / "doctrees")]
+    command = [sys.executable, "-m", "sphinx", *options, str(source), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"Sphinx refuses the book:\n{done.stderr.strip()}")
     for path in sources().values():  # the download is the notebook itself, not the chapter made of it
@@ -125,19 +123,14 @@ def _box(evidence: Evidence, key: str) -> str:
     """What stands below a chapter's title: the paper's entry, where the evidence is, how often each word occurs."""
     lines = []
     for profile, results in evidence.of(key).items():
-        counts = ", ".join(f"{count} {word}" for word, count in report.verdicts.words(results).items() if count)
+        counts = ", ".join(f"{count} {word}" for word, count in verdicts.words(results).items() if count)
         lines.append(f"* profile {profile}: {counts}")
-    return "\n".join(
-        [
-            ":::{admonition} Where the numbers come from",
-            ":class: note",
-            f"{{cite:t}}`{key}`. This page shows the notebook as executed at profile {PROFILE}. Below a table or figure stands "
-            f"what it was made from; {{ref}}`the evidence <evidence:{key}>` has every verdict with its reason, every printed "
-            "cell and every run file. What has no such line was computed in its own cell.\n",
-            *lines,
-            ":::",
-        ]
+    head = (
+        f"{{cite:t}}`{key}`. This page shows the notebook as executed at profile {PROFILE}. Below a table or figure "
+        f"stands what it was made from; {{ref}}`the evidence <evidence:{key}>` has every verdict with its reason, "
+        "every printed cell and every run file. What has no such line was computed in its own cell."
     )
+    return "\n".join([":::{admonition} Where the numbers come from", ":class: note", head, "", *lines, ":::"])
 
 
 def main() -> int:

@@ -137,9 +137,9 @@ def _code(
         tags.append("hide-input")
     if _only_lists(cell.source):  # the listing below is the code
         tags.append("remove-input")
-    current: NotebookNode | None = new_code_cell(REASON.sub("", cell.source), metadata={"tags": tags})
-    current.execution_count = cell.execution_count
-    yield current
+    first = new_code_cell(REASON.sub("", cell.source), metadata={"tags": tags}, execution_count=cell.execution_count)
+    yield first
+    current: NotebookNode | None = first
     pictures, outputs = 0, list(cell.outputs)
     while outputs:
         output = outputs.pop(0)
@@ -230,13 +230,13 @@ def _title_of(place: str) -> str:
     """A link's text for a label of the pages of evidence."""
     kind, _, name = place.partition(":")
     if kind == "runs":
-        return name if "." in name else "all runs"
-    return kind if kind == "verdicts" else f"{words(name.partition('.')[2])}, cell by cell"
+        return name if "." in name else "of all experiments"
+    return "by verdict" if kind == "verdicts" else f"{words(name.partition('.')[2])}, cell by cell"
 
 
 def words(identifier: str) -> str:
-    """``figure2a`` as ``figure 2a``, ``figure_unit`` as ``figure unit``."""
-    return re.sub(r"(?<=[a-z])(?=\d)", " ", identifier.replace("_", " "), count=1)
+    """``figure2a`` as ``figure 2a``, ``figure_unit`` as ``figure unit``, ``cifar10`` as it is."""
+    return re.sub(r"^(figure|table)(?=\d)", r"\1 ", identifier.replace("_", " "))
 
 
 def _called(call: ast.Call) -> str:

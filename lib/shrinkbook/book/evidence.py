@@ -1,7 +1,7 @@
 """The book's generated pages: the scoreboard, and for each paper its verdicts, its tables cell by cell and its runs.
 
-Verdicts are read from ``results/<profile>/verdicts.json``; nothing is judged here. Every run file that decided a verdict
-or gave a number is copied into the book and linked where it is used.
+Verdicts are read from ``results/<profile>/verdicts.json``; nothing is judged here. Every run file that decided a
+verdict or gave a number is copied into the book and linked where it is used.
 """
 
 import json
@@ -82,6 +82,11 @@ def group(experiment: str) -> str:
     return experiment.partition(".")[0]
 
 
+def papers() -> list[str]:
+    """The papers of the catalogue, in its order; what else has experiments there has no claims."""
+    return [key for key in catalogue.papers() if key in claims.papers()]
+
+
 def groups() -> list[str]:
     """Everything that has experiments: the papers first, in the order of the catalogue."""
     return list(dict.fromkeys([*catalogue.papers(), *map(group, catalogue.EXPERIMENTS)]))
@@ -96,17 +101,14 @@ def scoreboard(evidence: Evidence) -> str:
     """The page of all words: how often each, by paper and profile, and what is not as the paper says, with reasons."""
     parts = ["# Scoreboard\n", "```{include} /words.md\n```\n", _counts(evidence), "## Not as the paper says\n"]
     for profile in evidence.boards:
-        against = [
-            v for key in catalogue.papers() for v in evidence.of(key).get(profile, ()) if v["verdict"] in AGAINST
-        ]
+        against = [v for key in papers() for v in evidence.of(key).get(profile, ()) if v["verdict"] in AGAINST]
         if against:
             parts.append(f"### Profile {profile}\n")
-            parts += [
-                f"{plain(verdict['text'])}\n: {{ref}}`{verdict['claim']} <{verdict['claim']}>`, {_verdict(evidence, [verdict])}\n"
-                for verdict in against
-            ]
+            for verdict in against:
+                claim = f"{{ref}}`{verdict['claim']} <{verdict['claim']}>`"
+                parts.append(f"{plain(verdict['text'])}\n: {claim}, {_verdict(evidence, [verdict])}\n")
     parts.append("## Every verdict\n")
-    for key in catalogue.papers():
+    for key in papers():
         parts.append(f"* {{ref}}`{key} <verdicts:{key}>`, {claims.load(key).title}")
     return "\n".join(parts) + "\n"
 
@@ -133,8 +135,7 @@ def page(evidence: Evidence, name: str, shown: Sequence[str] = ()) -> str:
         f"(verdicts:{name})=\n## Verdicts\n",
         *(_claim(evidence, paper, claim) for claim in paper.claims),
         "## Printed tables, cell by cell\n",
-        "The numbers of the paper are typed once, in the CSV file named below each caption; ours are means over the run "
-        "files in the last column.\n",
+        "The paper's numbers are typed once, in a CSV file; ours are means over the run files in the last column.\n",
         *(_table(evidence, paper, table, runs) for table in paper.tables.values()),
         "## Figures\n",
         *(_figure(paper, name, name in shown) for name in paper.figures),
@@ -147,7 +148,7 @@ def page(evidence: Evidence, name: str, shown: Sequence[str] = ()) -> str:
 
 def _counts(evidence: Evidence) -> str:
     rows = []
-    for key in catalogue.papers():
+    for key in papers():
         for profile, results in evidence.of(key).items():
             counts = verdicts.words(results).values()
             rows.append([f"{{ref}}`{key} <verdicts:{key}>`", profile, *(count or "" for count in counts)])
@@ -200,10 +201,8 @@ def _table(evidence: Evidence, paper: Paper, table: Table, runs: Sequence[Run]) 
         rows.append([cell.row, cell.column, _printed(cell), *(ours[p][index] for p in ours), list(dict.fromkeys(ids))])
     frame = [[*map(plain, map(str, row[:-1])), ", ".join(map(evidence.link, row[-1]))] for row in rows]
     columns = ["row", "column", "paper", *evidence.boards, "run files"]
-    return (
-        f"(cells:{paper.key}.{table.id})=\n### {words(table.id).capitalize()}\n\n{plain(table.caption)}\n\n"
-        f"{{.about}}\ndata/papers/{paper.key}, {len(rows)} cells\n\n{report.markdown(pd.DataFrame(frame, columns=columns))}"
-    )
+    head = f"(cells:{paper.key}.{table.id})=\n### {words(table.id).capitalize()}\n\n{plain(table.caption)}\n\n"
+    return f"{head}{{.about}}\n`data/papers/{paper.key}`\n\n{report.markdown(pd.DataFrame(frame, columns=columns))}"
 
 
 def _figure(paper: Paper, name: str, shown: bool) -> str:
