@@ -39,6 +39,6 @@ const contrast = () => {
 // Equations: those set, and those that are still TeX or an error.
 const equations = () => {
   const all = [...document.querySelectorAll(".math")];
-  const set = all.filter((e) => e.querySelector("mjx-container svg") && !e.querySelector('[data-mml-node="merror"]'));
+  const set = all.filter((e) => e.querySelector("mjx-container svg") && !e.querySelector('[data-mml-node="merror"], [fill="red"]'));
   return [set.length, all.length - set.length];
 };

@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from shrinkbook import notebooks
 from shrinkbook.book import evidence
 from shrinkbook.book.cells import Trace, chapter, folded
+from shrinkbook.book.terms import field_terms, with_terms
 from shrinkbook.evidence import claims, store
 from shrinkbook.experiments import catalogue
 
@@ -103,6 +104,17 @@ def test_a_chapter_has_figures_listings_and_links(tmp_path):
     assert made[3].outputs[0].text == "after" and made[3].metadata.tags == ["remove-input"]
     assert "<runs:li2017.digits_vgg_scan>" in made[4].source
     assert made[5].metadata.tags[-1] == "remove-input" and made[6].source == "```python\ndef f(): ...\n```"
+
+
+def test_the_first_mention_of_a_term_leads_to_the_glossary():
+    glossary = "```{glossary}\nFLOP\n  One. And kernels.\n\nbatch norm\n  Two.\n```\n\n"
+    glossary += "```{glossary}\nrun\n  Ours.\n```\n"
+    terms = field_terms(glossary)
+    assert terms == {"FLOP", "batch norm"}
+    text = "# FLOP\n\n`FLOP`, $FLOP$ and [a FLOP](x); Batch norms of FLOPs, a batch norm. A run."
+    linked = "{term}`Batch norms <batch norm>` of {term}`FLOPs <FLOP>`, a batch norm"
+    assert with_terms(text, terms) == text.replace("Batch norms of FLOPs, a batch norm", linked)
+    assert terms == set()
 
 
 def test_a_verdict_names_its_reason_and_the_files_that_decided_it(tmp_path, monkeypatch):

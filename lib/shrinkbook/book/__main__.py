@@ -13,6 +13,7 @@ import nbformat
 from shrinkbook import notebooks
 from shrinkbook.book.cells import Trace, chapter
 from shrinkbook.book.evidence import Evidence, groups, overview, page, papers, scoreboard
+from shrinkbook.book.terms import field_terms
 from shrinkbook.evidence import claims, store, verdicts
 from shrinkbook.experiments import catalogue
 
@@ -43,13 +44,14 @@ def assemble(folder: Path) -> Path:
     shutil.copytree(notebooks.folder() / "book", folder)
     keys = {name: key for key, name in catalogue.NOTEBOOKS.items()}
     ran = [name for name, one in catalogue.EXPERIMENTS.items() if PROFILE in one.configs]
+    terms = field_terms((folder / "glossary.md").read_text(encoding="utf-8"))
     evidence, shown = Evidence(folder), dict[str, list[str]]()
     for name, path in sources().items():
         if problem := notebooks.complaint(path):
             raise ValueError(f"{path.name}: {problem}; run `make notebooks`")
         paper = claims.load(keys[name]) if keys.get(name) in papers() else None
         notebook, trace = nbformat.read(path, as_version=4), Trace(ran, paper)
-        made = chapter(notebook, name, trace, folder)
+        made = chapter(notebook, name, trace, folder, terms)
         if paper:
             shown[paper.key] = trace.figures(notebook)
             made.cells.insert(1, nbformat.v4.new_markdown_cell(_box(evidence, paper.key)))

@@ -9,7 +9,7 @@
 import ast
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+from shrinkbook.book.terms import with_terms
 from shrinkbook.evidence.claims import Paper
 
 OPEN = ("The method, equation by equation", "Check without training")
@@ -100,7 +101,7 @@ class Trace:
         return "\n".join(lines)
 
 
-def chapter(notebook: NotebookNode, name: str, trace: Trace, folder: Path) -> NotebookNode:
+def chapter(notebook: NotebookNode, name: str, trace: Trace, folder: Path, terms: Collection[str] = ()) -> NotebookNode:
     """The notebook as the book shows it; its pictures are written to ``folder/figures``.
 
     Args:
@@ -108,19 +109,21 @@ def chapter(notebook: NotebookNode, name: str, trace: Trace, folder: Path) -> No
         name: of its file, for the files of its pictures.
         trace: fresh, of this notebook.
         folder: of the book's source.
+        terms: of the glossary; the first mention of each becomes a link.
     """
     made = notebook.copy()
     made.cells = []
     section, above = "", ""
-    shown = trace.figures(notebook)
+    shown, terms = trace.figures(notebook), set(terms)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
-            made.cells.append(new_markdown_cell(trace.linked(cell.source, shown)))
+            made.cells.append(new_markdown_cell(with_terms(trace.linked(cell.source, shown), terms)))
             section, above = _section(cell.source, section), cell.source
             continue
         for part in _code(cell, f"{name}-{number:02d}", section, above, trace, folder):
             if part.cell_type == "markdown" and part.source.startswith("````{figure}"):
-                part.source = trace.linked(part.source, shown)
+                others = [one for one in shown if f".{one}\n" not in part.source]
+                part.source = trace.linked(part.source, others)
             made.cells.append(part)
     for number, cell in enumerate(made.cells):
         cell.id = f"cell-{number:03d}"
@@ -146,7 +149,7 @@ def _code(
         data = output.get("data", {})
         if "image/png" in data:
             pictures += 1
-            caption = _text(outputs.pop(0)) if outputs and _text(outputs[0]).startswith("**") else _title(above)
+            caption = _text(outputs.pop(0)) if outputs and _text(outputs[0]).startswith("**") else _heading(above)
             yield new_markdown_cell(_figure(data["image/png"], caption, f"{name}-{pictures}", trace.paper, folder))
             current = None
         elif listing := _listing(data):
@@ -189,10 +192,14 @@ def _listing(data: Mapping[str, Any]) -> str:
     return data["text/plain"].rstrip() if 'class="highlight"' in data.get("text/html", "") else ""
 
 
-def _title(above: str) -> str:
+def _heading(above: str) -> str:
     """A caption for a picture that has none: the last heading above it, else the first sentence there."""
     headings = re.findall(r"^#+ (.+)$", above, re.M)
-    return f"{headings[-1]}." if headings else re.split(r"(?<=[.:])\s", " ".join(above.split()), maxsplit=1)[0]
+    return (
+        headings[-1].rstrip(".?!:") + "."
+        if headings
+        else re.split(r"(?<=[.:])\s", " ".join(above.split()), maxsplit=1)[0]
+    )
 
 
 def _figure(png: str, caption: str, name: str, paper: Paper | None, folder: Path) -> str:
@@ -203,7 +210,8 @@ def _figure(png: str, caption: str, name: str, paper: Paper | None, folder: Path
     of = CAPTION.match(caption)
     label = f"{paper.key}.{of[1]}" if paper and of else name
     if of:
-        caption = f"**{words(of[1]).capitalize()} of the paper.** {caption[of.end() :]}"
+        head = f"{title(of[1])} of the paper" if title(of[1])[0] == "F" else "In the paper"
+        caption = f"**{head}.** {caption[of.end() :]}"
     alt = re.sub(r"[*`$]", "", caption.split("\n")[0])
     return f"````{{figure}} /figures/{path.name}\n:name: {label}\n:alt: {alt}\n\n{caption}\n````"
 
@@ -237,6 +245,11 @@ def _title_of(place: str) -> str:
 def words(identifier: str) -> str:
     """``figure2a`` as ``figure 2a``, ``figure_unit`` as ``figure unit``, ``cifar10`` as it is."""
     return re.sub(r"^(figure|table)(?=\d)", r"\1 ", identifier.replace("_", " "))
+
+
+def title(identifier: str) -> str:
+    """``table1`` as ``Table 1``, for a heading; a name of other words stays as it is."""
+    return words(identifier).capitalize() if re.match(r"(figure|table)\d", identifier) else words(identifier)
 
 
 def _called(call: ast.Call) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from shrinkbook.book.cells import words
+from shrinkbook.book.cells import title
 from shrinkbook.evidence import claims, report, store, tables, verdicts
 from shrinkbook.evidence.claims import Cell, Paper, Table
 from shrinkbook.experiments import catalogue, profiles
@@ -201,13 +201,13 @@ def _table(evidence: Evidence, paper: Paper, table: Table, runs: Sequence[Run]) 
         rows.append([cell.row, cell.column, _printed(cell), *(ours[p][index] for p in ours), list(dict.fromkeys(ids))])
     frame = [[*map(plain, map(str, row[:-1])), ", ".join(map(evidence.link, row[-1]))] for row in rows]
     columns = ["row", "column", "paper", *evidence.boards, "run files"]
-    head = f"(cells:{paper.key}.{table.id})=\n### {words(table.id).capitalize()}\n\n{plain(table.caption)}\n\n"
+    head = f"(cells:{paper.key}.{table.id})=\n### {title(table.id)}\n\n{plain(table.caption)}\n\n"
     return f"{head}{{.about}}\n`data/papers/{paper.key}`\n\n{report.markdown(pd.DataFrame(frame, columns=columns))}"
 
 
 def _figure(paper: Paper, name: str, shown: bool) -> str:
     where = f"{{numref}}`Fig. %s <{paper.key}.{name}>`" if shown else "not drawn at profile quick"
-    return f"* {words(name).capitalize()}, {where}: {plain(paper.figures[name].caption)}"
+    return f"* {title(name)}, {where}: {plain(paper.figures[name].caption)}"
 
 
 def _printed(cell: Cell) -> str:
