@@ -24,6 +24,12 @@ FLAGS = [
     *("--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe"),
 ]
 
+STILL = """addEventListener("DOMContentLoaded", () => {
+  const style = document.createElement("style");
+  style.textContent = "*, *::before, *::after { transition: none !important; animation: none !important }";
+  document.head.append(style);
+});"""  # nothing is measured while it moves
+
 
 class Browser:
     """One browser with one tab.
@@ -54,6 +60,7 @@ class Browser:
         self.session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.command(f"{domain}.enable")
+        self.command("Page.addScriptToEvaluateOnNewDocument", source=STILL)
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call the protocol and wait for the answer; events that come meanwhile are kept."""

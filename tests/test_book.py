@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from shrinkbook import notebooks
 from shrinkbook.book import evidence
-from shrinkbook.book.cells import Trace, chapter, folded
+from shrinkbook.book.cells import Trace, chapter, folded, words_shown
 from shrinkbook.book.terms import field_terms, with_terms
 from shrinkbook.evidence import claims, store
 from shrinkbook.experiments import catalogue
@@ -92,7 +92,9 @@ def test_a_chapter_has_figures_listings_and_links(tmp_path):
     ]
     listing = {"text/html": '<div class="highlight">', "text/plain": "def f(): ..."}
     cells[2].outputs = [new_output("display_data", listing)]
-    made = chapter(new_notebook(cells=cells), "01_x", trace(), tmp_path).cells
+    notebook = new_notebook(cells=cells)
+    made = chapter(notebook, "01_x", trace(), tmp_path).cells
+    assert "<th>li2017.1a</th>" in notebook.cells[1].outputs[0].data["text/html"]
     assert [cell.cell_type for cell in made] == ["markdown", "code", "markdown", "code", "markdown", "code", "markdown"]
     assert "{ref}`figure 2a <li2017.figure2a>`" in made[0].source and "<cells:li2017.table1>" in made[0].source
     assert made[1].source.startswith("scans") and "hide-input" in made[1].metadata.tags
@@ -106,19 +108,27 @@ def test_a_chapter_has_figures_listings_and_links(tmp_path):
     assert made[5].metadata.tags[-1] == "remove-input" and made[6].source == "```python\ndef f(): ...\n```"
 
 
+def test_a_notebook_whose_words_are_not_those_of_the_results_says_so():
+    table = "<tr><th>0</th><td>li2017.1a</td>\n<td>close</td><td>why</td></tr><td>li2017.1b</td><td>not attempted</td>"
+    cell = new_code_cell("story.reasons()", outputs=[new_output("display_data", {"text/html": table})])
+    printed = words_shown(new_notebook(cells=[cell]))
+    assert printed == {"li2017.1a": "close", "li2017.1b": "not attempted"}
+
+
 def test_the_first_mention_of_a_term_leads_to_the_glossary():
     glossary = "```{glossary}\nFLOP\n  One. And kernels.\n\nbatch norm\n  Two.\n```\n\n"
     glossary += "```{glossary}\nrun\n  Ours.\n```\n"
     terms = field_terms(glossary)
     assert terms == {"FLOP", "batch norm"}
-    text = "# FLOP\n\n`FLOP`, $FLOP$ and [a FLOP](x); Batch norms of FLOPs, a batch norm. A run."
+    text = "# FLOP\n\n`FLOP`, $FLOP$, *More FLOP* and [a FLOP](x); Batch norms of FLOPs, a batch norm. A run."
     linked = "{term}`Batch norms <batch norm>` of {term}`FLOPs <FLOP>`, a batch norm"
     assert with_terms(text, terms) == text.replace("Batch norms of FLOPs, a batch norm", linked)
     assert terms == set()
 
 
 def test_a_verdict_names_its_reason_and_the_files_that_decided_it(tmp_path, monkeypatch):
-    monkeypatch.delenv("SHRINKBOOK_RESULTS")  # the committed ones
+    for name in ("SHRINKBOOK_RESULTS", "SHRINKBOOK_BUILD"):  # the results that are here, and their runs
+        monkeypatch.delenv(name)
     found = evidence.Evidence(tmp_path)
     text = evidence.page(found, "li2017")
     for results in found.of("li2017").values():

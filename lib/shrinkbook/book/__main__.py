@@ -4,14 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
 
 from shrinkbook import notebooks
-from shrinkbook.book.cells import Trace, chapter
+from shrinkbook.book.cells import Trace, chapter, words_shown
 from shrinkbook.book.evidence import Evidence, groups, overview, page, papers, scoreboard
 from shrinkbook.book.terms import field_terms
 from shrinkbook.evidence import claims, store, verdicts
@@ -54,7 +54,7 @@ def assemble(folder: Path) -> Path:
         made = chapter(notebook, name, trace, folder, terms)
         if paper:
             shown[paper.key] = trace.figures(notebook)
-            made.cells.insert(1, nbformat.v4.new_markdown_cell(_box(evidence, paper.key)))
+            made.cells.insert(1, nbformat.v4.new_markdown_cell(_box(evidence, paper.key, words_shown(notebook))))
         nbformat.write(made, folder / path.name)
     readme = (store.root() / "README.md").read_text(encoding="utf-8")
     generated = {
@@ -121,16 +121,23 @@ def citation(cff: str) -> str:
     )
 
 
-def _box(evidence: Evidence, key: str) -> str:
-    """What stands below a chapter's title: the paper's entry, where the evidence is, how often each word occurs."""
-    lines = []
+def _box(evidence: Evidence, key: str, printed: Mapping[str, str]) -> str:
+    """What stands below a chapter's title: the paper's entry, where the evidence is, how often each word occurs, and
+    where the executed notebook has another word than results/."""
+    lines, other = [], []
     for profile, results in evidence.of(key).items():
         counts = ", ".join(f"{count} {word}" for word, count in verdicts.words(results).items() if count)
         lines.append(f"* profile {profile}: {counts}")
+    for verdict in evidence.of(key).get(PROFILE, ()):
+        here, there = printed.get(verdict["claim"], verdict["verdict"]), verdict["verdict"]
+        if here != there:
+            other.append(f"{{ref}}`{verdict['claim']} <{verdict['claim']}>` ({here} here, {there} there)")
     head = (
         f"{{cite:t}}`{key}`. This page shows the notebook as executed at profile {PROFILE}. Below a table or figure "
         f"stands what it was made from; {{ref}}`the evidence <evidence:{key}>` has every verdict with its reason, "
-        "every printed cell and every run file. What has no such line was computed in its own cell."
+        "every printed cell and every run file. What has no such line was computed in its own cell. The notebook made "
+        "its own runs of the same names, so that accuracies and times here can differ from the files by what a "
+        "processor changes" + (f", and with them the word of {', '.join(other)}." if other else ".")
     )
     return "\n".join([":::{admonition} Where the numbers come from", ":class: note", head, "", *lines, ":::"])
 

@@ -10,13 +10,14 @@ import ast
 import base64
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from shrinkbook.book.terms import with_terms
 from shrinkbook.evidence.claims import Paper
@@ -25,6 +26,8 @@ OPEN = ("The method, equation by equation", "Check without training")
 SHOWS = ("show", "table", "structural", "verdicts", "reasons", "stable", "claims", "budget", "deviations")
 JUDGED = {"verdicts", "reasons", "stable", "claims"}
 CLAIM = re.compile(r"<(t[hd])>([a-z]+\d{4})\.(\d+[a-z]?)</\1>")
+LONG = re.compile(r"<td>(?=[^<]{40})")
+WORD = re.compile(r"<td>([a-z]+\d{4}\.\d+[a-z]?)</td>\s*<td>([a-z ]+)</td>")
 STYLE = re.compile(r"<style.*?</style>\s*", re.S)
 REASON = re.compile(r"\A# nbval[^\n]*\n")
 CAPTION = re.compile(r"\*\*(\w+)\.\*\* The paper: ")
@@ -111,8 +114,8 @@ def chapter(notebook: NotebookNode, name: str, trace: Trace, folder: Path, terms
         folder: of the book's source.
         terms: of the glossary; the first mention of each becomes a link.
     """
-    made = notebook.copy()
-    made.cells = []
+    notebook = deepcopy(notebook)
+    made = new_notebook(metadata=notebook.metadata)
     section, above = "", ""
     shown, terms = trace.figures(notebook), set(terms)
     for number, cell in enumerate(notebook.cells):
@@ -157,13 +160,19 @@ def _code(
             current = None
         elif html := STYLE.sub("", data.get("text/html", "<p>")).strip():
             if "text/html" in data:
-                data["text/html"] = CLAIM.sub(_link, HEADER.sub(_one_header, html))
+                data["text/html"] = CLAIM.sub(_link, LONG.sub('<td class="long">', HEADER.sub(_one_header, html)))
             if current is None:
                 current = new_code_cell("", metadata={"tags": ["remove-input"]})
                 yield current
             current.outputs.append(output)
     if line and cell.outputs:
         yield new_markdown_cell(line)
+
+
+def words_shown(notebook: NotebookNode) -> dict[str, str]:
+    """The verdict on each claim as the notebook prints it beside its reason."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return dict(found for output in outputs for found in WORD.findall(output.get("data", {}).get("text/html", "")))
 
 
 def folded(code: str, section: str) -> bool:

@@ -43,8 +43,10 @@ class Evidence:
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """Run file by run id: of the record, else computed on this machine."""
-        folders = (store.runs_dir(), store.record_dir())
+        """Run file by run id: this machine's where results/ were made from them, else the record's before its."""
+        folders = [store.runs_dir(), store.record_dir()]
+        if any(board["source"] == "build" for board in self.boards.values()):
+            folders.reverse()
         return {path.stem: path for folder in folders for path in sorted(folder.glob("*/*.json"))}
 
     def runs(self, name: str) -> list[Run]:

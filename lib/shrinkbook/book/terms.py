@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable
 
-# Code, mathematics, links, roles and headings stay as they are.
+# Code, mathematics, links, roles, emphasis (titles of papers) and headings stay as they are.
 KEPT = re.compile(
-    r"(```.*?```|(?:\{[\w:]+\})?`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|<?https?://\S+|^#[^\n]*$)",
+    r"(```.*?```|(?:\{[\w:]+\})?`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|<?https?://\S+|^#[^\n]*$"
+    r"|(?<!\*)\*[^*\n]+\*(?!\*))",
     re.S | re.M,
 )
 BLOCK = re.compile(r"^```\{glossary\}\n(.*?)^```", re.S | re.M)
