@@ -72,6 +72,8 @@ def test_names_lead_to_the_run_files_behind_them():
     assert "<cells:li2017.table2>" in found.of('cells = story.structural("table2")')
     assert "<cells:li2017.table2>" in found.of('cells["word"]')
     assert "<verdicts:li2017>" in found.of("story.reasons()")
+    first = found.of('story.runs("li2017.digits_vgg", "li2017.digits_vgg_scan")')  # both are in quick: the first ran
+    assert "<runs:li2017.digits_vgg>" in first and "_scan" not in first
     assert found.of("cells = 1") == "" and found.of("cells") == ""
 
 

@@ -19,6 +19,7 @@ from shrinkbook.book.cells import title
 from shrinkbook.evidence import claims, report, store, tables, verdicts
 from shrinkbook.evidence.claims import Cell, Paper, Table
 from shrinkbook.experiments import catalogue, profiles
+from shrinkbook.experiments.run import seeds_of, unit
 
 Run = dict[str, Any]
 Verdict = dict[str, Any]
@@ -55,8 +56,9 @@ class Evidence:
         found = []
         for profile, board in self.boards.items():
             folder = store.record_dir() if board["source"] == "record" else store.runs_dir()
-            wanted = [unit for key in catalogue.papers() for unit in catalogue.units([key], profile)]
-            found += catalogue.stored([unit for unit in wanted if unit.experiment in known], folder)
+            wanted = [(one, seed) for one in known if profile in one.configs for seed in seeds_of(one, profile)]
+            units = [unit(catalogue.EXPERIMENTS, one.name, profile, seed) for one, seed in wanted]
+            found += catalogue.stored(units, folder)
         return found
 
     def link(self, run_id: str) -> str:
