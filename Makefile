@@ -11,6 +11,7 @@ PHONE ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+BOOK := .venv/.book
 OPTIONS = --profile $(PROFILE) $(if $(JOBS),--jobs "$(JOBS)") $(if $(PAPERS),--papers "$(PAPERS)") $(if $(SEEDS),--seeds "$(SEEDS)")
 
 export IPYTHONDIR := $(CURDIR)/.ipython
@@ -19,7 +20,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH
 export PHONE
 
-.PHONY: help setup reproduce plan test verify bench data notebooks lab check phone-extra phone-runner clean
+.PHONY: help setup reproduce plan test verify bench data notebooks book lab check phone-extra phone-runner clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +77,13 @@ phone-runner: $(READY)  ## the program that runs on the phone: RUNNER=binary is 
 
 notebooks: $(READY)  ## execute the notebooks at quick and keep their outputs; regenerate results/ and README from the record
 	$(BIN)/shrinkbook notebooks
+
+book: $(BOOK)  ## the offline HTML book of the executed notebooks, in build/book/html
+	@$(BIN)/python -m shrinkbook.book
+
+$(BOOK): $(READY) requirements-book.lock
+	$(BIN)/python -m pip install -q --no-deps -r requirements-book.lock
+	@touch $(BOOK)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/python -m pip install -q -e '.[lab]'

@@ -136,6 +136,7 @@ def test_networks_are_counted(scratch) -> None:
     for net, (parameters, mac) in expected.items():
         assert networks[net]["parameters"] / 1e6 == pytest.approx(parameters, abs=5e-4)
         assert networks[net]["mac"] / 1e6 == pytest.approx(mac, abs=0.05)
+    assert networks["MobileNetV2 0.5"]["parameters"] / 1e6 == pytest.approx(1.97, abs=5e-3)
 
 
 def test_teachers_and_students_have_as_many_features() -> None:

@@ -146,7 +146,8 @@ class Story:
             return
         config = runs[0]["config"]
         seeds = f"{len(runs)} seeds, band from lowest to highest" if len(runs) > 1 else "one network"
-        what = f"{config.get('net', '')}, data {config['data']}, budget {config['schedule']}"
+        data = f"data {config['data']}" if config["data"] else ""
+        what = ", ".join(filter(None, [config.get("net"), data, f"budget {config['schedule']}"]))
         ours = f"Ours: {what}, {seeds}. {note}".strip()
         picture = draw()
         figures.save(picture, self.profile, self.paper.key, name, f"{name}. {caption}\n{ours}")

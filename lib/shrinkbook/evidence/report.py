@@ -249,12 +249,12 @@ def _readme(profile: str, source: str, papers: Sequence[Paper], results: Sequenc
         "\n## Deviations\n",
         *(f"- {paper.key} {item.id}: {item.text}" for paper in papers for item in paper.deviations),
         "\n## Machines\n",
-        *(f"- {machine}" for machine in sorted({_machine(run) for run in used}) or ["none: no run was used"]),
+        *(f"- {one}" for one in sorted({machine(run) for run in used}) or ["none: no run was used"]),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _machine(run: Run) -> str:
+def machine(run: Run) -> str:
     where = run["provenance"]
     libraries = where.get("libraries") or {}
     torch = f"torch {libraries['torch']}" if "torch" in libraries else None

@@ -59,6 +59,12 @@ def wide(
     return frame.rename(columns={name: f"{name} [{unit}]" for name, unit in shared.items() if unit})
 
 
+def sources(table: Table, runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs behind our value of each printed cell, by the cell's address; cells without one are left out."""
+    found = {cell.address: [run for _, run in _values(cell, runs)] for cell in table.cells}
+    return {address: behind for address, behind in found.items() if behind}
+
+
 def format_like(value: float, printed: str, extra: int = 0) -> str:
     """A number with the digits of a printed one: 313463808 like `3.13e8` is `3.13e8`, 34.1936 like `34.2` is `34.2`.
 
