@@ -16,6 +16,7 @@ from shrinkbook.experiments.liu2019 import imagenet, prune, spaces
 from shrinkbook.experiments.liu2019.cost import generators
 from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.methods.metapruning import PruningNet
+from shrinkbook.methods.metapruning_space import MacCount
 from shrinkbook.nets import initialize
 from shrinkbook.training import data, folder
 from shrinkbook.training.data import DataError
@@ -203,8 +204,8 @@ def test_imagenet_by_torchrun_on_two_processes_with_made_up_images(tmp_path) -> 
     tiny = {"epochs": 1, "batch": 4, "lr": 0.01}
     config = {
         **catalogue.EXPERIMENTS["liu2019.imagenet_v1"].configs["paper"], "net": "ResNet-20 with projections",
-        "dtype": "float32", "side": 16, "recipe": tiny, "final": tiny, "uniform": [0.25], "val_per_class": 1,
-        "images": 4, "readers": 0, "evolution": {**TINY, "generations": 1},
+        "dtype": "float32", "side": 16, "recipe": tiny, "final": tiny, "uniform": [0.25], "budgets": None,
+        "val_per_class": 1, "images": 4, "readers": 0, "evolution": {**TINY, "generations": 1},
     }  # fmt: skip
     job = tmp_path / "x.job.json"
     job.write_text(json.dumps({"config": config, "seed": 0, "folder": str(tmp_path)}))
@@ -213,6 +214,23 @@ def test_imagenet_by_torchrun_on_two_processes_with_made_up_images(tmp_path) -> 
     assert set(result["accuracy"]) == {"searched 0.25", "uniform 0.25"}
     assert result["search"]["0.25"]["mac"] <= result["search"]["0.25"]["budget"]
     assert [row["phase"] for row in result["history"]] == ["PruningNet", "searched 0.25", "uniform 0.25"]
+
+
+def test_imagenet_cells_exist_and_belong_to_the_budgets() -> None:
+    planned = {
+        (one.configs["paper"]["net"], ratio): one.configs["paper"]
+        for one in catalogue.PAPERS["liu2019"].values()
+        if "imagenet" in one.name
+        for ratio in one.configs["paper"]["uniform"]
+    }
+    assert set(planned) == set(imagenet.CELLS)
+    for cell in (cell for pair in imagenet.CELLS.values() for cell in pair if cell):
+        assert PAPER.cell(cell).value
+    with torch.device("meta"):
+        for name in ("MobileNetV1", "MobileNetV2", "ResNet-50"):
+            space = spaces.SPACES[name].space()
+            least = MacCount(space, spaces.IMAGENET)((0,) * len(space.names))
+            assert all(least < budget for (net, _), one in planned.items() if net == name for budget in one["budgets"])
 
 
 def test_streamed_training_resumes_exactly_and_refuses_other_images(tmp_path) -> None:

@@ -51,9 +51,11 @@ def _gpu(name: str, net: str, hours: float, **settings: Any) -> Experiment:
     )  # fmt: skip
 
 
-def _imagenet(name: str, net: str, hours: float, uniform: list[float], **recipe: Any) -> Experiment:
+def _imagenet(name: str, net: str, hours: float, budgets: dict[float, float], **recipe: Any) -> Experiment:
+    """Budgets: ratio of the uniform network -> multiply-accumulates printed for the searched one beside it."""
     config = {
-        "data": "imagenet", "net": net, "schedule": "paper", "dtype": "bfloat16", "uniform": uniform,
+        "data": "imagenet", "net": net, "schedule": "paper", "dtype": "bfloat16", "uniform": list(budgets),
+        "budgets": list(budgets.values()),
         "evolution": AUTHORS, "images": 20000, "val_per_class": 50, **recipe,
     }  # fmt: skip
     return Experiment(
@@ -111,9 +113,9 @@ _ALL = [
     _gpu("resnet56", "ResNet-56 with projections", 10),
     _gpu("mobilenet_v1", "MobileNetV1 for CIFAR", 6, constraints=["mac", "latency"]),
     _gpu("mobilenet_v2", "MobileNetV2 for CIFAR", 12),
-    _imagenet("v1", "MobileNetV1", 24 * 6, [0.76, 0.49, 0.25], **V1_RECIPE),
-    _imagenet("v2", "MobileNetV2", 24 * 12, [0.7, 0.46, 0.25], **V2_RECIPE),
-    _imagenet("r50", "ResNet-50", 24 * 12, [0.85, 0.76, 0.49], **R50_RECIPE),
+    _imagenet("v1", "MobileNetV1", 24 * 6, {0.76: 324e6, 0.49: 149e6, 0.25: 41e6}, **V1_RECIPE),
+    _imagenet("v2", "MobileNetV2", 24 * 12, {0.73: 291e6, 0.46: 140e6, 0.22: 43e6}, **V2_RECIPE),
+    _imagenet("r50", "ResNet-50", 24 * 12, {0.85: 3.0e9, 0.76: 2.0e9, 0.49: 1.0e9}, **R50_RECIPE),
 ]  # fmt: skip
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}

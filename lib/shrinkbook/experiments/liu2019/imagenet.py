@@ -31,12 +31,20 @@ from shrinkbook.training.evaluate import evaluate
 from shrinkbook.training.fit import Recipe
 from shrinkbook.training.folder import as_data_set, fit_stream, listed
 
-# Printed rows that a budget stands for, by network and uniform ratio.
-ROWS = {
-    ("MobileNetV1", 0.76): ("table1/0.75x", "top1"), ("MobileNetV1", 0.49): ("table1/0.5x", "top1"),
-    ("MobileNetV1", 0.25): ("table1/0.25x", "top1"), ("ResNet-50", 0.85): ("table3/MetaPruning 0.85x", "top1"),
-    ("ResNet-50", 0.76): ("table3/MetaPruning 0.75x", "top1"), ("ResNet-50", 0.49): ("table3/MetaPruning 0.5x", "top1"),
-}  # fmt: skip
+# Printed cells that a ratio stands for: accuracy of uniform and of searched widths.
+CELLS = {
+    **{
+        ("MobileNetV1", ratio): (f"table1/{row}/uniform_top1", f"table1/{row}/metapruning_top1")
+        for ratio, row in ((0.76, "0.75x"), (0.49, "0.5x"), (0.25, "0.25x"))
+    },
+    **{
+        ("MobileNetV2", ratio): (f"table2/{row}/uniform_top1", f"table2/{row}/metapruning_top1")
+        for ratio, row in ((0.73, "313M"), (0.46, "140M"), (0.22, "43M"))
+    },
+    ("ResNet-50", 0.85): ("", "table3/MetaPruning 0.85x/top1"),
+    ("ResNet-50", 0.76): ("table3/uniform 0.75x/top1", "table3/MetaPruning 0.75x/top1"),
+    ("ResNet-50", 0.49): ("table3/uniform 0.5x/top1", "table3/MetaPruning 0.5x/top1"),
+}
 
 
 def on_imagenet(run: Context) -> None:
@@ -52,12 +60,9 @@ def on_imagenet(run: Context) -> None:
     for label, accuracy in result["accuracy"].items():
         run.stages[label] = {"accuracy": {"last": accuracy, "best_by_val": None}}
     for ratio in run.config["uniform"]:
-        place, column = ROWS.get((run.config["net"], ratio), ("", ""))
-        if place.startswith("table1"):
-            run.cell(f"{place}/uniform_{column}", result["accuracy"][f"uniform {ratio:g}"])
-            run.cell(f"{place}/metapruning_{column}", result["accuracy"][f"searched {ratio:g}"])
-        elif place:
-            run.cell(f"{place}/{column}", result["accuracy"][f"searched {ratio:g}"])
+        for which, cell in zip(("uniform", "searched"), CELLS.get((run.config["net"], ratio), ("", "")), strict=True):
+            if cell:
+                run.cell(cell, result["accuracy"][f"{which} {ratio:g}"])
 
 
 def launch(job: Path, processes: int) -> None:
@@ -121,10 +126,10 @@ def work(job: Path) -> None:
     count = MacCount(space, (3, side, side))
     result: dict[str, Any] = {"search": {}, "accuracy": {}, "gain": {}}
     tests = as_data_set(kept, val, 2, side, seed)
-    for ratio in config["uniform"]:
+    for number, ratio in enumerate(config["uniform"]):
         gene = min(range(len(space.ratios)), key=lambda g: abs(space.ratios[g] - ratio))  # noqa: B023
         uniform = (gene,) * len(space.names)
-        limit = Constraint(count, count(uniform))
+        limit = Constraint(count, config["budgets"][number] if config["budgets"] else count(uniform))
         state = job.with_suffix(f".{ratio:g}.rank{rank}.json")
         search = _resumed(state, space, proxy, limit, Evolution(**config["evolution"]), seed, spread)
         vector = job.with_suffix(f".{ratio:g}.widths.json")
