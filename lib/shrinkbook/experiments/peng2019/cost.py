@@ -12,8 +12,8 @@ DEPTHS = (14, 20, 56, 110)
 def costs(run: Context) -> None:
     """ResNet-14, 20, 56 and 110 for 100 classes with projections, and MobileNetV2 at half width for ImageNet.
 
-    Nothing printed depends on it. MobileNetV2's channels are int(base / 2); rounded to multiples of eight, as other code
-    has them, it would cost more.
+    Nothing printed depends on it. MobileNetV2's channels are int(base / 2); rounded to multiples of eight, as in other
+    code, it would cost more.
     """
     found = {}
     with torch.device("meta"):
