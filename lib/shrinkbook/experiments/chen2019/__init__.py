@@ -49,7 +49,7 @@ DIGITS: dict[str, Any] = {
     "features": "fc1", "temperature": 1, "fills": {},
 }  # fmt: skip
 DIGITS_DAFL: dict[str, Any] = {
-    **DIGITS, "schedule": "150 iterations", "iterations": 15, "latent": 100, "width": 16, "alternative": "typeset",
+    **DIGITS, "schedule": "120 iterations", "iterations": 12, "latent": 100, "width": 16, "alternative": "typeset",
     "student_recipe": adam(10, 128, 1e-2), "generator_recipe": adam(10, 128, 0.2),
     "loss_weights": {"one_hot": 1, "entropy": 5, "activation": 0.1},
 }  # fmt: skip
@@ -113,11 +113,11 @@ _ALL = [
     Experiment(
         "chen2019.digits", with_data,
         {"quick": {**DIGITS, "schedule": "30 epochs", "recipe": adam(30, 50, 1e-2, milestones=[0.7])}},
-        seconds={"quick": 3},
+        seconds={"quick": 4},
     ),
     Experiment(
         "chen2019.digits_dafl", without_data, {"quick": {**DIGITS_DAFL, "arms": [*PLAIN, *COMBINATIONS]}},
-        parents=("chen2019.digits",), seconds={"quick": 12},
+        parents=("chen2019.digits",), seconds={"quick": 11},
     ),
     Experiment(
         "chen2019.digits_variants", without_data, {"quick": {**DIGITS_DAFL, "arms": ["two stages", "untrained"]}},

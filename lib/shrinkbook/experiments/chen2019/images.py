@@ -1,6 +1,7 @@
 """Images that are not the training data: another size of it, other digits, typeset ones, other classes."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -48,25 +49,29 @@ def alternative(name: str, like: data.DataSet) -> Tensor:
     return like.normalise(images.to(like.x_train.device))
 
 
+@cache
 def typeset(side: int) -> Tensor:
     """The ten digits in twelve of matplotlib's fonts and four widths each: uint8 (480, 1, side, side)."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    drawn = [
-        _glyph(folder / f"{font}.ttf", digit, share) for font in FONTS for digit in "0123456789" for share in SHARES
-    ]
-    return F.adaptive_avg_pool2d(torch.stack(drawn)[:, None], side).round().to(torch.uint8)
+    glyphs = [_glyph(folder / f"{font}.ttf", digit) for font in FONTS for digit in "0123456789"]
+    drawn = torch.stack([_stretched(glyph, share) for glyph in glyphs for share in SHARES])
+    return F.adaptive_avg_pool2d(drawn[:, None], side).round().to(torch.uint8)
 
 
-def _glyph(path: Path, digit: str, share: float) -> Tensor:
-    """One glyph, its box stretched to the full height and a share of the width of a square."""
+def _glyph(path: Path, digit: str) -> Tensor:
+    """One glyph, cut to its box: float32 (h, w)."""
     font = FT2Font(str(path))
     font.set_size(PIXELS, 72)
     font.set_text(digit)
     font.draw_glyphs_to_bitmap(antialiased=True)
     image = np.asarray(font.get_image(), dtype=np.float32)
-    image = image[np.ix_(image.any(1), image.any(0))]
+    return torch.from_numpy(image[np.ix_(image.any(1), image.any(0))])
+
+
+def _stretched(glyph: Tensor, share: float) -> Tensor:
+    """A glyph stretched to the full height and a share of the width of a square, in its middle."""
     width = round(share * PIXELS)
-    box = F.interpolate(torch.from_numpy(image)[None, None], (PIXELS, width), mode="bilinear")[0, 0]
+    box = F.interpolate(glyph[None, None], (PIXELS, width), mode="bilinear")[0, 0]
     left = (PIXELS - width) // 2
     return F.pad(box, (left, PIXELS - width - left))
 
