@@ -24,7 +24,8 @@ from shrinkbook.methods.correlation_congruence import (
 )
 from shrinkbook.methods.distillation import distillation_loss
 from shrinkbook.training.data import load
-from shrinkbook.training.fit import Recipe, fit
+from shrinkbook.training.fit import fit
+from shrinkbook.training.recipe import Recipe
 
 
 def network(width: int = 4, hidden: int = 12, seed: int = 0) -> nets.VGG:

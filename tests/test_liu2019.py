@@ -20,7 +20,7 @@ from shrinkbook.methods.metapruning_space import MacCount
 from shrinkbook.nets import initialize
 from shrinkbook.training import data, folder
 from shrinkbook.training.data import DataError
-from shrinkbook.training.fit import Recipe
+from shrinkbook.training.recipe import Recipe
 
 PAPER = claims.load("liu2019")
 ONE_EPOCH = {"epochs": 1, "batch": 100, "lr": 0.1}

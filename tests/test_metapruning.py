@@ -14,7 +14,8 @@ from shrinkbook.methods.metapruning_search import Evolution
 from shrinkbook.methods.metapruning_space import RATIOS, MacCount, SearchSpace
 from shrinkbook.training import data
 from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
-from shrinkbook.training.fit import Recipe, fit
+from shrinkbook.training.fit import fit
+from shrinkbook.training.recipe import Recipe
 
 EIGHTHS = [n / 8 for n in range(2, 9)]
 FULL = {

@@ -10,19 +10,12 @@ from torch import nn
 from shrinkbook.experiments.li2017 import HE2016, RETRAIN
 from shrinkbook.training import checkpoint
 from shrinkbook.training.augment import crop_flip, draw_crop_flip
+from shrinkbook.training.batches import batches, derived_seed, split_validation
 from shrinkbook.training.data import DataSet, load
 from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
-from shrinkbook.training.fit import (
-    Recipe,
-    batches,
-    cross_entropy,
-    derived_seed,
-    fit,
-    optimiser_of,
-    split_validation,
-    train_step,
-)
+from shrinkbook.training.fit import cross_entropy, fit, train_step
 from shrinkbook.training.precision import autocast_dtype, bf16_units, conv3x3_by_product, precision
+from shrinkbook.training.recipe import Recipe, optimiser_of
 
 
 @pytest.fixture(autouse=True)

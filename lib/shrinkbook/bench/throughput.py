@@ -25,8 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from shrinkbook.bench import write
 from shrinkbook.nets.resnet import resnet_cifar
 from shrinkbook.nets.vgg import vgg16
+from shrinkbook.training.batches import PADDING, batches
 from shrinkbook.training.data import STORED, DataError, DataSet, load
-from shrinkbook.training.fit import PADDING, Recipe, autocast_dtype, batches, optimiser_of, train_step
+from shrinkbook.training.fit import train_step
+from shrinkbook.training.precision import autocast_dtype
+from shrinkbook.training.recipe import Recipe, optimiser_of
 
 ROUNDS = 5
 NETS: dict[str, Callable[[], nn.Module]] = {

@@ -19,8 +19,10 @@ from shrinkbook.experiments.provenance import provenance, remember_source
 from shrinkbook.measure.cost import cost, state_bytes
 from shrinkbook.measure.energy import meter
 from shrinkbook.training import checkpoint, data
+from shrinkbook.training.batches import Sampler
 from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, evaluation_batches, through
-from shrinkbook.training.fit import Objective, Recipe, Sampler, cross_entropy, fit
+from shrinkbook.training.fit import Objective, cross_entropy, fit
+from shrinkbook.training.recipe import Recipe
 
 Progress = Callable[[str], None]
 

@@ -1,7 +1,8 @@
-"""Weights on disk: safetensors only, written whole or not at all."""
+"""Weights and training runs on disk: safetensors only, written whole or not at all."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -11,7 +12,12 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
+
+from shrinkbook.training.recipe import Recipe
+
+STATE = {"momentum_buffer": "momentum", "step": "step", "exp_avg": "first", "exp_avg_sq": "second"}  # of optimisers
 
 
 class CheckpointError(ValueError):
@@ -71,3 +77,55 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:  # another program's metadata are plain strings
         return text
+
+
+def save_training(
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    history: list[dict[str, Any]],
+    best: dict[str, Tensor] | None,
+) -> None:
+    """Weights, the optimiser's state and the history of a training run, to continue from."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"{STATE[key]}/{name}"] = value
+    tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
+    save(tensors, path, {**identity, "history": history})
+
+
+def resume_training(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Tensor] | None]:
+    """Fill model and optimiser as :func:`save_training` found them; returns the history and the best weights.
+
+    Raises:
+        ValueError: the file belongs to a run with another identity, or holds another network.
+    """
+    tensors, metadata = load(path)
+    for key, value in identity.items():
+        found = metadata.get(key)
+        if key == "recipe" and found is not None:  # a field that came later had its default then
+            found = {field.name: field.default for field in dataclasses.fields(Recipe)} | found
+        if found != value:
+            raise ValueError(f"{path} belongs to another run (its {key} differs): delete it or name another checkpoint")
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, **{part: {} for part in STATE.values()}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    try:
+        model.load_state_dict(parts["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds another network: delete it or name another checkpoint") from error
+    for name, parameter in model.named_parameters():
+        for key, part in STATE.items():
+            if (stored := parts[part].get(name)) is None:
+                continue
+            if stored.shape == parameter.shape:
+                # The parameter's own strides: the fused kernel walks both memories side by side.
+                stored = torch.empty_like(parameter).copy_(stored).detach()
+            optimiser.state[parameter][key] = stored.to(parameter.device)
+    return metadata["history"], parts["best"] or None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,59 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shrinkbook.training import checkpoint as checkpoints
-from shrinkbook.training.augment import crop_flip, draw_crop_flip
+from shrinkbook.training.batches import Sampler, batches, derived_seed, split_validation
+from shrinkbook.training.checkpoint import resume_training, save_training
 from shrinkbook.training.data import DataSet
 from shrinkbook.training.evaluate import evaluate
-from shrinkbook.training.precision import autocast_dtype as autocast_dtype
-from shrinkbook.training.precision import bf16_units as bf16_units
 from shrinkbook.training.precision import precision
+from shrinkbook.training.recipe import Recipe, optimiser_of, plain
 
-PADDING = 4  # He et al. 2016, section 4.2
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
-STATE = {"momentum_buffer": "momentum", "step": "step", "exp_avg": "first", "exp_avg_sq": "second"}  # of optimisers
-Sampler = Callable[[Tensor, torch.Generator], Sequence[Tensor]]
-"""(indices of the training images, generator) -> the batches of one epoch, each a tensor of indices."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: SGD with a stepwise learning rate, or Adam or AdamW with the same.
-
-    milestones are fractions of the epochs after which the rate is multiplied by gamma; warmup is the share of all
-    steps, at the start, that it is multiplied by gamma, too; augment means a crop from 4 pixels of padding and a flip;
-    val_fraction of the training images is held out to select by.
-    """
-
-    epochs: int
-    batch: int
-    lr: float
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
-    nesterov: bool = False
-    augment: bool = False
-    dtype: str = "float32"
-    compile: bool = False
-    val_fraction: float = 0.0
-    warmup: float = 0.0
-    optimiser: str = "sgd"
-
-    def __post_init__(self) -> None:
-        if self.optimiser not in ("sgd", "adam", "adamw"):
-            raise ValueError(f"recipe optimiser {self.optimiser!r}: choose sgd, adam or adamw")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"recipe dtype {self.dtype!r}: choose float32 or bfloat16")
-        if self.epochs < 0 or self.batch < 1 or not 0 <= self.val_fraction < 1 or not 0 <= self.warmup < 1:
-            raise ValueError("recipe needs epochs >= 0, batch >= 1, 0 <= val_fraction < 1 and 0 <= warmup < 1")
-
-    def rate(self, epoch: float) -> float:
-        """Learning rate in an epoch, counted from 0; within a warm-up a fraction says how much of it is over."""
-        times = sum(epoch >= round(share * self.epochs) for share in self.milestones) + (
-            epoch < self.warmup * self.epochs
-        )
-        return self.lr * self.gamma**times
 
 
 @dataclass(frozen=True)
@@ -86,57 +39,6 @@ class Fit:
     seconds: float
     best_by_val: float | None = None
     best_state: dict[str, Tensor] | None = None
-
-
-def derived_seed(seed: int, epoch: int) -> int:
-    """A seed for one epoch; depends on nothing else, so resuming needs no generator state."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
-
-
-def split_validation(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (training, validation) of `count` training images; the second holds round(fraction * count)."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, -1)))
-    held_out = round(fraction * count)
-    return order[held_out:].sort().values, order[:held_out].sort().values
-
-
-def uniform(indices: Tensor, generator: torch.Generator, batch: int) -> Sequence[Tensor]:
-    """Every image once, in random order; the last batch is what is left."""
-    return indices[torch.randperm(len(indices), generator=generator)].split(batch)
-
-
-def batches(
-    data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: int, sampler: Sampler | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of (float32 images, labels) on the data's device, in an order that (seed, epoch) alone decide.
-
-    Every image once, unless a sampler composes the batches. A batch of a single image is left out: batch norm cannot
-    train on it.
-    """
-    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))  # on the CPU: the same on every device
-    device = data.x_train.device
-    parts = (sampler or partial(uniform, batch=recipe.batch))(indices.cpu(), generator)
-    sizes = [len(part) for part in parts]
-    order = torch.cat(list(parts)).to(device)  # one copy to the device, not one a step
-    draws = draw_crop_flip(len(order), PADDING, generator).to(device).split(sizes) if recipe.augment else None
-    for number, chosen in enumerate(order.split(sizes)):
-        if len(chosen) == 1:
-            continue
-        images = data.x_train.permute(0, 2, 3, 1)[chosen].permute(0, 3, 1, 2)  # stays channels-last
-        if draws is not None:
-            images = crop_flip(images, draws[number], PADDING)
-        yield data.normalise(images), data.y_train[chosen]
-
-
-def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, in one fused kernel; weight decay on every parameter, as the papers have it."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if recipe.optimiser != "sgd":
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
-        return kind(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
-    )
 
 
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,11 +123,11 @@ def fit(
     validation = dataclasses.replace(data, x_test=data.x_train[held_out], y_test=data.y_train[held_out])
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = optimiser_of(model, recipe)
-    identity = {"seed": seed, "recipe": _plain(recipe), "data": data.fingerprint}
+    identity = {"seed": seed, "recipe": plain(recipe), "data": data.fingerprint}
     history: list[dict[str, Any]] = []
     best: dict[str, Tensor] | None = None
     if checkpoint is not None and Path(checkpoint).exists():
-        history, best = _resume(Path(checkpoint), model, optimiser, identity)
+        history, best = resume_training(Path(checkpoint), model, optimiser, identity)
     network = cast(nn.Module, torch.compile(model)) if recipe.compile else model
     saved = time.monotonic()
     for epoch in range(len(history), recipe.epochs):
@@ -252,7 +154,7 @@ def fit(
         history.append(row)
         over = epoch + 1 == recipe.epochs or row["loss"] is None
         if checkpoint is not None and (over or time.monotonic() - saved >= save_every):
-            _save(Path(checkpoint), model, optimiser, identity, history, best)
+            save_training(Path(checkpoint), model, optimiser, identity, history, best)
             saved = time.monotonic()
         if progress is not None:
             progress(row)
@@ -297,53 +199,3 @@ def _collapsed(history: list[dict[str, Any]], recipe: Recipe, classes: int) -> b
         return False
     at_chance = history[-1]["train_accuracy"] <= 150 / classes
     return history[-1]["loss"] is None or (len(history) == recipe.epochs and at_chance)
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(recipe).items()}
-
-
-def _save(
-    path: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    identity: dict[str, Any],
-    history: list[dict[str, Any]],
-    best: dict[str, Tensor] | None,
-) -> None:
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            if value is not None:
-                tensors[f"{STATE[key]}/{name}"] = value
-    tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
-    checkpoints.save(tensors, path, {**identity, "history": history})
-
-
-def _resume(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
-) -> tuple[list[dict[str, Any]], dict[str, Tensor] | None]:
-    tensors, metadata = checkpoints.load(path)
-    for key, value in identity.items():
-        found = metadata.get(key)
-        if key == "recipe" and found is not None:  # a field that came later had its default then
-            found = {field.name: field.default for field in dataclasses.fields(Recipe)} | found
-        if found != value:
-            raise ValueError(f"{path} belongs to another run (its {key} differs): delete it or name another checkpoint")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, **{part: {} for part in STATE.values()}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition("/")
-        parts[part][rest] = tensor
-    try:
-        model.load_state_dict(parts["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds another network: delete it or name another checkpoint") from error
-    for name, parameter in model.named_parameters():
-        for key, part in STATE.items():
-            if (stored := parts[part].get(name)) is None:
-                continue
-            if stored.shape == parameter.shape:
-                # The parameter's own strides: the fused kernel walks both memories side by side.
-                stored = torch.empty_like(parameter).copy_(stored).detach()
-            optimiser.state[parameter][key] = stored.to(parameter.device)
-    return metadata["history"], parts["best"] or None

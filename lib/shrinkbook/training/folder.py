@@ -15,18 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from shrinkbook.training.batches import derived_seed
+from shrinkbook.training.checkpoint import resume_training, save_training
 from shrinkbook.training.data import IMAGENET_MEAN, IMAGENET_STD, DataError, DataSet
 from shrinkbook.training.download import resize_crop
-from shrinkbook.training.fit import (
-    Objective,
-    Recipe,
-    _resume,
-    _save,
-    cross_entropy,
-    derived_seed,
-    optimiser_of,
-    train_epoch,
-)
+from shrinkbook.training.fit import Objective, cross_entropy, train_epoch
+from shrinkbook.training.recipe import Recipe, optimiser_of
 
 ENDINGS = (".jpeg", ".jpg", ".png")
 # Principal components of ImageNet's colours (Krizhevsky et al. 2012), for noise in the lighting.
@@ -179,7 +173,9 @@ def fit_stream(
     if not steps:
         raise DataError(f"{len(images)} training images are fewer than a batch of {recipe.batch}")
     identity = {"seed": seed, "images": len(images), "epochs": recipe.epochs}
-    history: list[dict[str, Any]] = _resume(checkpoint, bare, optimiser, identity)[0] if checkpoint.exists() else []
+    history: list[dict[str, Any]] = (
+        resume_training(checkpoint, bare, optimiser, identity)[0] if checkpoint.exists() else []
+    )
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     for epoch in range(len(history), recipe.epochs):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derived_seed(seed, epoch))).tolist()
@@ -204,7 +200,7 @@ def fit_stream(
             {"epoch": epoch, "lr": optimiser.param_groups[0]["lr"], "loss": loss, "train_accuracy": accuracy}
         )
         if rank == 0:
-            _save(checkpoint, bare, optimiser, identity, history, None)
+            save_training(checkpoint, bare, optimiser, identity, history, None)
         if progress:
             progress(history[-1])
     return history

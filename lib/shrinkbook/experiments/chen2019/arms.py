@@ -15,7 +15,8 @@ from shrinkbook.methods.dafl import Generator, Teacher, Weights
 from shrinkbook.methods.dafl_training import joint_training, noise, student_step, two_stage_training
 from shrinkbook.methods.distillation import distillation_loss
 from shrinkbook.nets import initialize
-from shrinkbook.training.fit import Recipe, cross_entropy
+from shrinkbook.training.fit import cross_entropy
+from shrinkbook.training.recipe import Recipe
 
 LOSSES: dict[str, tuple[bool, bool, bool]] = {  # one-hot, entropy, activation: the rows of the ablation
     "dafl": (True, True, True),

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from shrinkbook.experiments.run import Context
 from shrinkbook.methods.dafl_training import Row
 from shrinkbook.training import checkpoint
-from shrinkbook.training.fit import Recipe, derived_seed, optimiser_of
+from shrinkbook.training.batches import derived_seed
+from shrinkbook.training.recipe import Recipe, optimiser_of
 
 SAVE_EVERY = 60.0  # seconds
 Steps = Callable[[torch.Generator], Iterable[Row]]

@@ -28,8 +28,8 @@ from shrinkbook.methods.metapruning_space import Genes, MacCount
 from shrinkbook.nets import initialize
 from shrinkbook.training.data import default_folder
 from shrinkbook.training.evaluate import evaluate
-from shrinkbook.training.fit import Recipe
 from shrinkbook.training.folder import as_data_set, fit_stream, listed
+from shrinkbook.training.recipe import Recipe
 
 # Printed cells that a ratio stands for: accuracy of uniform and of searched widths.
 CELLS = {

@@ -25,9 +25,9 @@ from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_search import Constraint, Evolution, Search, Spread, evolve, random_search
 from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
 from shrinkbook.nets import initialize
+from shrinkbook.training.batches import split_validation
 from shrinkbook.training.data import DataSet
 from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
-from shrinkbook.training.fit import split_validation
 
 TOP = 10  # vectors of a search whose widths are looked at
 

@@ -16,7 +16,7 @@ from shrinkbook.experiments.peng2019.students import (
 )
 from shrinkbook.experiments.run import Context
 from shrinkbook.methods.correlation_congruence import bilinear, congruence_error, intra_class_similarity, unit_length
-from shrinkbook.training.fit import Sampler
+from shrinkbook.training.batches import Sampler
 
 DEFAULT = "rbf2"  # the kernel that stands for CCKD; its loss is watched in plain distillation, too
 SHOWN = 3  # test images of each class in the similarity maps

@@ -20,9 +20,10 @@ from shrinkbook.methods.congruent_distillation import (
 )
 from shrinkbook.methods.correlation_congruence import KERNELS
 from shrinkbook.nets import initialize
+from shrinkbook.training.batches import Sampler, split_validation
 from shrinkbook.training.data import IMAGENET_MEAN, IMAGENET_STD, DataSet
 from shrinkbook.training.evaluate import Evaluation, evaluate, evaluating, evaluation_batches
-from shrinkbook.training.fit import Objective, Sampler, cross_entropy, split_validation
+from shrinkbook.training.fit import Objective, cross_entropy
 
 
 def teacher_of(run: Context) -> nn.Module:
