@@ -66,7 +66,7 @@ bench: $(READY)  ## speed against the usual way: training, EVBMF ranks, kernel c
 data: $(READY)  ## download a data set or public weights: DATA=mnist|cifar10|cifar100|imagenet|resnet20-public|resnet56-public|...
 	$(BIN)/shrinkbook data $(DATA)
 
-phone-extra: .venv/.phone  ## what phones (and their stand-in, this host by ncnn) need: converter, ncnn, adb; 60 MB
+phone-extra: .venv/.phone  ## what phones (and their stand-in, this host by ncnn) need: converter, ncnn, adb; 0.1 GB
 
 .venv/.phone: $(READY) requirements-phone.lock
 	$(BIN)/python -m pip install -q --no-deps -r requirements-phone.lock

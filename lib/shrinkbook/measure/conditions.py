@@ -120,12 +120,12 @@ def look(device: Device, folder: str) -> State:
     Args:
         folder: where the runner works; its free space is looked up.
     """
-    parts = {**_SECTIONS, "space": script("df", "-k", folder.rsplit("/", 1)[0])}
+    parts = {**_SECTIONS, "space": script("df", "-k", folder.rsplit("/", 1)[0]), "whole": "true"}
     command = "; ".join(f"echo; echo '@@ {name}'; {{ {part}; }} 2>/dev/null" for name, part in parts.items())
     done = device.shell(command)
     texts = dict(re.findall(r"^@@ (\w+)\n(.*?)(?=^@@ |\Z)", done.out, re.DOTALL | re.MULTILINE))
-    if not texts:
-        raise PhoneError(f"{device.serial} does not answer a simple command ({done.words[:80] or 'no word'})", "link")
+    if texts.keys() < parts.keys():  # half an answer would pass for a phone that may not be read
+        raise PhoneError(f"{device.serial} did not answer in full ({done.words[-80:].strip() or 'no word'})", "link")
     return parse(device.serial, texts)
 
 

@@ -49,10 +49,10 @@ class Phone:
     ) -> None:  # fmt: skip
         self.device, self.runner, self.say, self.wait, self.fixed_clocks = device, runner, say, wait, fixed_clocks
         self.session = f"{FOLDER}/run-{uuid.uuid4().hex[:12]}"
-        self.state = conditions.look(device, FOLDER)
         self._places: dict[Path, str] = {}
         self._env: dict[str, Any] = {}
         self._lost = 0  # connections, each of which cost a block or a push
+        self.state = self._look()
 
     def __enter__(self) -> "Phone":
         if obstacles := self.state.obstacles():
@@ -177,7 +177,7 @@ class Phone:
             137: f"{subject.name} did not finish in {limit} s on the phone"
             if late
             else f"{subject.name} was killed by the phone, most likely for want of memory: {memory}, "
-            f"{(self.state.available_kb or 0) / 1e3:.0f} MB were available",
+            f"{'?' if self.state.available_kb is None else round(self.state.available_kb / 1e3)} MB were available",
         }
         if done.status in meanings:
             raise PhoneError(meanings[done.status], "timeout" if late or done.status == 124 else "killed")
