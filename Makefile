@@ -7,6 +7,7 @@ JOBS ?=
 DEVICE ?=
 DATA ?= cifar10
 TORCH_INDEX ?=
+PHONE ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -17,14 +18,16 @@ export IPYTHONDIR := $(CURDIR)/.ipython
 export JUPYTER_NO_CONFIG := 1
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH
+export PHONE
 
-.PHONY: help setup reproduce plan test verify bench data notebooks book lab check clean
+.PHONY: help setup reproduce plan test verify bench data notebooks book lab check phone-extra phone-runner clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo 'Variables: PROFILE=quick|standard|paper PAPERS="li2017 ..." SEEDS="0 1 2" JOBS=2 DEVICE=auto|cpu|cuda'
 	@echo '           ADOPT=1 (copy finished runs into the record) CONFIRM=1 (start profile paper) TORCH_INDEX=URL DATA=cifar10'
+	@echo '           PHONE=auto|SERIAL (measure that phone too) MINUTES=10 MEGABYTES=100 (what it may take of it) RUNNER=binary'
 
 setup: $(READY)  ## make .venv with everything that reproduce and test need
 
@@ -40,7 +43,7 @@ $(READY): pyproject.toml requirements.lock
 	@echo "Ready: $$(du -sh .venv | cut -f1) in .venv"
 
 reproduce: $(READY)  ## compute a profile afresh, execute the notebooks, regenerate results/, compare with the record
-	$(BIN)/shrinkbook reproduce $(OPTIONS) $(if $(DEVICE),--device $(DEVICE)) $(if $(ADOPT),--adopt)
+	$(BIN)/shrinkbook reproduce $(OPTIONS) $(if $(DEVICE),--device $(DEVICE)) $(if $(ADOPT),--adopt) $(if $(PHONE),--phone "$$PHONE")
 
 plan: $(READY)  ## what reproduce would run: stored, or expected time
 	@$(BIN)/shrinkbook plan $(OPTIONS) $(if $(DEVICE),--device $(DEVICE))
@@ -62,6 +65,15 @@ bench: $(READY)  ## speed against the usual way: training, EVBMF ranks, kernel c
 
 data: $(READY)  ## download a data set or public weights: DATA=mnist|cifar10|cifar100|imagenet|resnet20-public|resnet56-public|...
 	$(BIN)/shrinkbook data $(DATA)
+
+phone-extra: .venv/.phone  ## what phones (and their stand-in, this host by ncnn) need: converter, ncnn, adb; 60 MB
+
+.venv/.phone: $(READY) requirements-phone.lock
+	$(BIN)/python -m pip install -q --no-deps -r requirements-phone.lock
+	@touch $@
+
+phone-runner: $(READY)  ## the program that runs on the phone: RUNNER=binary is checked, else built once, ten minutes
+	@$(BIN)/python -m shrinkbook.measure.runner_build aarch64 build/phone
 
 notebooks: $(READY)  ## execute the notebooks at quick and keep their outputs; regenerate results/ and README from the record
 	$(BIN)/shrinkbook notebooks

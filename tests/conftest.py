@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,3 +78,24 @@ def small_cifar(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> SmallCifar:
         return run.ensure(run.unit(small, name, "standard", 0), "cpu")
 
     return compute
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An adb server of this test process alone, on a port of its own, with keys in a folder of its own."""
+    import socket
+
+    from shrinkbook.measure.adb import Adb
+
+    home = tmp_path_factory.mktemp("adb")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    ours = {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home), "ANDROID_SDK_HOME": str(home)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    yield
+    Adb()("kill-server")
+    for name, value in before.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value

@@ -216,6 +216,7 @@ TOML_FAULTS: list[tuple[str | None, str, str, list[str]]] = [
     ("1", "base/flop", "small/flop", ["table1/small/flop", "twice"]),
     ("1", '"table1/base/flop", ', '"figure1", ', ["structural", "cell"]),
     ("1", "stable", "margin = 0.1\nstable", ["no 'margin'"]),
+    ("1", "stable", 'premise = "spread"\nstable', ["no 'premise'"]),
     ("1", "stable", 'printed = "3.13e8"\nstable', ["'printed'", "delete"]),
     ("1", "stable", 'source_status = "verified"\nstable', ["'source_status'", "derived"]),
     ("1", "toy2020.cost", "cost", ["'cost'", "toy2020.cost"]),

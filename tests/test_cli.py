@@ -46,6 +46,7 @@ def house(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(store, "root", lambda: folder)
     name = "li2017.cost"
     monkeypatch.setattr(catalogue, "PAPERS", {"li2017": {name: catalogue.EXPERIMENTS[name]}})
+    monkeypatch.setattr(catalogue.phone, "EXPERIMENTS", {})
     (folder / "README.md").write_text(report.readme_block(f"# House\n{report.BEGIN}\n{report.END}\n", cli._front()))
     return folder
 
@@ -69,7 +70,7 @@ MISTAKES = {
     "plan --papers nobody2020": "unknown paper 'nobody2020'; there are ",
     "reproduce --papers nobody2020": "unknown paper 'nobody2020'; there are ",
     "status --papers nobody2020": "unknown paper 'nobody2020'; there are ",
-    "run li2017.nothing": "unknown experiment 'li2017.nothing'; there are dong2017.cost,",
+    "run li2017.nothing": "unknown experiment 'li2017.nothing'; there are chen2019.cifar10,",
     "run li2017.vgg16": "li2017.vgg16 has no budget in profile quick; it runs in standard",
     "run li2017.cost --seed -1": "seed -1 is negative; use 0, 1, 2, ...",
     "run li2017.cost --seed x": "argument --seed: invalid int value: 'x'",

@@ -222,6 +222,11 @@ def test_a_gate_can_be_shifted_to_any_share_of_zeros(kind, zeros):
     assert layer.training and not layer.gate.norm.bias.any()
 
 
+def wide_block() -> nn.Module:
+    parts = {f"conv{n}": conv() for n in (1, 2, 3, 4)}
+    return nn.ModuleDict({"block": nn.ModuleDict({**parts, "shortcut": nn.Identity()})})
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [
@@ -240,7 +245,9 @@ def test_a_gate_can_be_shifted_to_any_share_of_zeros(kind, zeros):
         (lambda: gated(conv(padding=0), "1x1xCxT"), r"layer 0: a 1x1 gate needs padding \(k - 1\) / 2"),
         (lambda: gated(conv(kernel=1, padding=0), "1x1xCxT"), "costs as much as this 1x1 convolution"),
         (lambda: placed(nets.vgg16(), "both"), "VGG has no residual blocks"),
-        (lambda: placed(nets.alexnet(), "both"), "block Sequential: conv1, conv2, conv3, conv4, conv5 make neither"),
+        (lambda: placed(nets.alexnet(), "both"), "Sequential has no residual blocks"),
+        (lambda: placed(wide_block(), "both"), "block block: conv1, conv2, conv3, conv4 make neither"),
+        (lambda: add_lccl(small_resnet(), []), "no layers named; PreactResNet has stem.0, layer1.0.conv1"),
         (lambda: LCCLConv2d(conv(stride=2), LCCL(conv()), name="a.b"), r"layer a.b: the gate has stride \(1, 1\)"),
         (lambda: LCCLConv2d(conv(), LCCL(conv(5)), name="a.b"), "layer a.b: the gate is 5 -> 1 channels"),
         (lambda: LCCLConv2d(conv(), LCCL(conv(4, 3), "1x1xCxT"), name="a"), "layer a: the gate is 4 -> 3 channels"),
@@ -257,3 +264,10 @@ def test_bad_input_is_refused_in_one_line(act, message):
     with pytest.raises(ValueError, match=message) as caught:
         act()
     assert "\n" not in str(caught.value)
+
+
+def test_gates_follow_the_mode_of_the_network():
+    for training in (True, False):
+        twin = add_lccl(nets.preact_resnet_cifar(8).train(training))
+        layer = twin.layer1[0].conv1
+        assert [layer.training, layer.gate.training, layer.gate.norm.training] == [training] * 3

@@ -124,6 +124,11 @@ def spoiled(model: nn.Module) -> nn.Module:
         (lambda: sparsity(spoiled(small_resnet()), [drawn(1, 1, 8, 8)]), "layer layer1.0.conv2: the gate holds NaN"),
         (lambda: saving(small_resnet(), (1, 8, 8), {"layer1.0.conv1": 0.5}), "gates are"),
         (lambda: saving(small_resnet(), (1, 8, 8), dict.fromkeys(gates(small_resnet()), 1.2)), "layer1.0.conv1 .* 1.2"),
+        (
+            lambda: saving(small_resnet(), (1, 8, 8), dict.fromkeys(gates(small_resnet()), -0.1)),
+            "share of zeros of -0.1",
+        ),
+        (lambda: saving(small_resnet().layer1[0].conv1, (16, 8, 8), {"": 0.5}), "a single gated layer"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(act, message):

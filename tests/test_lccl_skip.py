@@ -10,7 +10,7 @@ from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.methods.lccl import LCCLConv2d, add_lccl, gates, responses, with_zeros
-from shrinkbook.methods.lccl_skip import BLOCK, Im2colConv, SkippingConv, skip_indexed, skipping
+from shrinkbook.methods.lccl_skip import BLOCK, Im2colConv, SkippingConv, WholeIm2colConv, skip_indexed, skipping
 from shrinkbook.nets.preact_resnet import PreactBottleneckBlock, PreactResNet
 from shrinkbook.training.data import load
 
@@ -196,6 +196,43 @@ def test_the_copy_keeps_its_weights_when_the_layer_changes(kernel):
     torch.testing.assert_close(fast(x), before, **TIGHT)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_rows_at_once_are_the_convolution(shape):
+    inputs, outputs, *window, side = shape
+    for bias in (True, False):
+        layer, x = conv(inputs, outputs, *window, bias=bias), drawn(2, inputs, *side)
+        torch.testing.assert_close(WholeIm2colConv(layer)(x), layer(x), **TIGHT)
+
+
+def test_a_gate_of_exactly_zero_is_closed():
+    """Blank pixels give a gate without batch norm exactly 0."""
+    layer = add_lccl(nn.Sequential(conv(4, 6, 3, 1, 1)), ["0"], norm=False)[0].eval()
+    x = drawn(1, 4, 9, 8)
+    x[..., :5] = 0
+    fast = SkippingConv(layer)
+    torch.testing.assert_close(fast(x), layer(x), **TIGHT)
+    assert fast.main.positions == int((layer.gate(x) > 0).sum()) < 9 * 4
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_response_that_is_not_a_number_stays_none(relu):
+    layer = add_lccl(nn.Sequential(conv(4, 6, 3, 1, 1)), ["0"], relu=relu)[0].eval()
+    layer.main.weight.data[2] = math.nan
+    x = drawn(1, 4, 9, 8)
+    assert torch.equal(SkippingConv(layer)(x)[:, 2].isnan(), (layer.gate(x) > 0)[:, 0])
+
+
+def test_a_converted_or_training_copy_gates_as_before():
+    network = add_lccl(nn.Sequential(conv(4, 6, 3, 1, 1)), ["0"]).eval()
+    network[0].gate.conv.weight.data.mul_(1 / 3)
+    x = drawn(2, 4, 9, 8)
+    there_and_back = skipping(network.float()).double()
+    torch.testing.assert_close(there_and_back(x), network.double()(x), **TIGHT)
+    pointwise = add_lccl(nn.Sequential(conv(4, 6, 3, 1, 1)), ["0"], kind="1x1xCxT").eval()
+    torch.testing.assert_close(skipping(pointwise).train()(x), pointwise(x), **TIGHT)
+    torch.testing.assert_close(skipping(pointwise[0])(x), pointwise(x), **TIGHT)  # a layer by itself
+
+
 def test_skipping_sixty_percent_saves_time():
     """The paper's point, with a wide margin: measured ratios are about 2, and 0.8 must never be lost."""
     x = drawn(4, 64, 28, 28).float().contiguous(memory_format=torch.channels_last)
@@ -236,6 +273,8 @@ def given(gate: torch.Tensor, x: torch.Tensor | None = None) -> torch.Tensor:
         (lambda: given(gate_map(2, 1, 5, 5, zeros=0), drawn(2, 4, 5, 5).half()), "the input is torch.float16"),
         (lambda: given(gate_map(2, 1, 5, 5, zeros=0), drawn(2, 4, 5, 5).to("meta")), "on meta; give .* on the CPU"),
         (lambda: Im2colConv(nn.Conv2d(4, 6, 3, groups=2), "a.b"), "layer a.b: groups, dilation and padding other"),
+        (lambda: Im2colConv(nn.Conv2d(4, 6, 3).half(), "a.b"), "layer a.b: weights are torch.float16 on cpu; give"),
+        (lambda: spoiled("kxkxCx1", 1)(drawn(1, 4, 0, 8)), "layer layer1.0.conv2: maps of .0, 8. are smaller than"),
         (lambda: skipping(nets.resnet_cifar(8)), "ResNet has no gates; add_lccl makes them"),
     ],
 )

@@ -12,7 +12,16 @@ from shrinkbook.training import checkpoint
 from shrinkbook.training.augment import crop_flip, draw_crop_flip
 from shrinkbook.training.data import DataSet, load
 from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
-from shrinkbook.training.fit import Recipe, batches, fit, split_validation
+from shrinkbook.training.fit import (
+    Recipe,
+    batches,
+    cross_entropy,
+    derived_seed,
+    fit,
+    optimiser_of,
+    split_validation,
+    train_step,
+)
 from shrinkbook.training.precision import autocast_dtype, bf16_units, conv3x3_by_product, precision
 
 
@@ -144,12 +153,35 @@ def test_fit_learns_and_is_a_function_of_the_seed(digits):
     assert not torch.equal(model[0].weight, other[0].weight)
 
 
+def test_one_step_of_adam():
+    """The first step is lr g / (|g| + eps): every weight moves by the rate, whatever its gradient."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    before = model[1].weight.detach().clone()
+    optimiser = optimiser_of(model, Recipe(epochs=1, batch=2, lr=0.01, weight_decay=0, optimiser="adam"))
+    loss, _ = train_step(model, optimiser, torch.randn(2, 1, 2, 2), torch.tensor([0, 1]))
+    assert torch.allclose((model[1].weight - before).abs(), torch.full((2, 4), 0.01), rtol=1e-3)
+    with pytest.raises(ValueError, match="choose sgd, adam or adamw"):
+        Recipe(epochs=1, batch=2, lr=0.01, optimiser="lion")
+
+
+def test_a_checkpoint_from_before_a_field_existed_still_counts(digits, tmp_path):
+    path, recipe = tmp_path / "run.safetensors", Recipe(epochs=1, batch=64, lr=0.1)
+    fit(tiny(), digits, recipe, 3, checkpoint=path)
+    state, metadata = checkpoint.load(path)
+    del metadata["recipe"]["optimiser"]
+    checkpoint.save(state, path, metadata)
+    fit(tiny(), digits, recipe, 3, checkpoint=path, progress=lambda row: pytest.fail("trained again"))
+    with pytest.raises(ValueError, match="its recipe differs"):
+        fit(tiny(), digits, dataclasses.replace(recipe, lr=0.2), 3, checkpoint=path)
+
+
 class Stop(Exception):
     """Somebody pulled the plug."""
 
 
-def test_resumed_run_ends_in_the_same_bits(digits, tmp_path):
-    recipe = Recipe(epochs=5, batch=64, lr=0.1, milestones=(0.5,), augment=False, val_fraction=0.2)
+@pytest.mark.parametrize(("optimiser", "lr"), [("sgd", 0.1), ("adam", 0.01)])
+def test_resumed_run_ends_in_the_same_bits(digits, tmp_path, optimiser, lr):
+    recipe = Recipe(epochs=5, batch=64, lr=lr, milestones=(0.5,), val_fraction=0.2, optimiser=optimiser)
     whole = tiny()
     expected = fit(whole, digits, recipe, seed=3)
 
@@ -349,3 +381,38 @@ def test_warm_up_covers_its_share_of_the_steps_and_no_more(digits):
     assert steps == pytest.approx([0.01] * 4 + [0.1] * 6 + [0.01] * 10, abs=1e-5)
     with pytest.raises(ValueError, match="0 <= warmup < 1"):
         Recipe(1, 8, 0.1, warmup=1)
+
+
+def test_a_sampler_composes_the_batches_and_the_default_is_every_image_once(digits):
+    data, recipe = colours(41), Recipe(epochs=1, batch=8, lr=0.1, augment=True)
+    generator = torch.Generator().manual_seed(derived_seed(5, 2))
+    order = torch.arange(41)[torch.randperm(41, generator=generator)]
+    draws = draw_crop_flip(41, 4, generator)
+    seen = list(batches(data, torch.arange(41), recipe, seed=5, epoch=2))
+    for start, (images, labels) in zip(range(0, 40, 8), seen, strict=True):
+        chosen = order[start : start + 8]
+        assert torch.equal(labels, data.y_train[chosen])
+        assert torch.equal(images, data.normalise(crop_flip(data.x_train[chosen], draws[start : start + 8], 4)))
+
+    def pairs(indices, generator):
+        return [indices[:2], indices[2:3], indices[3:8]]
+
+    own = [labels for _, labels in batches(data, torch.arange(10, 41), recipe, 0, 0, sampler=pairs)]
+    assert [labels.tolist() for labels in own] == [data.y_train[10:12].tolist(), data.y_train[13:18].tolist()]
+    sizes = []
+
+    def counted(model, images, labels):
+        sizes.append(len(labels))
+        return cross_entropy(model, images, labels)
+
+    fit(tiny(), digits, dataclasses.replace(recipe, augment=False), 0, objective=counted, sampler=pairs)
+    assert sizes == [2, 5]
+
+
+def test_notes_join_the_rows_and_outlive_an_interruption(digits, tmp_path):
+    noted = iter([0.5, math.nan])
+    recipe, path = Recipe(epochs=2, batch=200, lr=0.1), tmp_path / "run.safetensors"
+    result = fit(tiny(), digits, recipe, 0, checkpoint=path, notes=lambda: {"extra": next(noted)})
+    assert [row["extra"] for row in result.history] == [0.5, None]
+    resumed = fit(tiny(), digits, recipe, 0, checkpoint=path, notes=lambda: pytest.fail("trained again"))
+    assert [row["extra"] for row in resumed.history] == [0.5, None]

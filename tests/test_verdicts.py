@@ -504,3 +504,20 @@ def test_judge_paper_gives_one_verdict_a_claim_and_a_missing_run_changes_it():
     runs = [make_run(seed, measurements={"gaps": {"x": 2.0}}, flop=313463808) for seed in range(5)]
     assert [item["verdict"] for item in judge_paper(paper, runs, "standard")] == ["reproduced", "reproduced"]
     assert [item["verdict"] for item in judge_paper(paper, runs[:4], "standard")] == ["inconclusive", "reproduced"]
+
+
+def test_a_premise_that_is_not_met_leaves_an_order_open():
+    def runs(*premises):
+        given = [{"gap": 1.0} | ({} if value is None else {"spread": value}) for value in premises]
+        return [make_run(seed, measurements=measured) for seed, measured in enumerate(given)]
+
+    claim = make_claim("order", gap="gap", premise="spread", printed="better")
+    found = verdict(claim, runs(0.3, 0.2, 0.1, -0.1, -0.2))
+    assert found["verdict"] == "reproduced" and "premise spread is met, median 0.1" in found["reason"]
+    found = verdict(claim, runs(0.3, 0.2, -0.1, -0.1, -0.2))
+    assert found["verdict"] == "inconclusive" and "premise spread is not met, median -0.1" in found["reason"]
+    assert found["ours"] == 1.0
+    assert verdict(claim, runs(None, None, None, None, None))["verdict"] == "inconclusive"
+    assert verdict(make_claim("order", gap="gap", printed="better"), runs(-1.0, -1.0, -1.0, -1.0, -1.0))["verdict"] == (
+        "reproduced"
+    )

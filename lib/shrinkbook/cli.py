@@ -1,4 +1,4 @@
-"""The command line: reproduce, plan, run, status, verify, data, notebooks."""
+"""The command line: reproduce, plan, run, status, verify, data, notebooks, phone."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
+from shrinkbook import phone_cli
 from shrinkbook.evidence import claims, report, store, verdicts
 from shrinkbook.experiments import profiles
 
@@ -41,7 +42,7 @@ def reproduce(options: argparse.Namespace) -> int:
     chosen = catalogue.papers(options.papers)
     profile = profiles.profile(options.profile)
     device = run.resolve_device(profile.name, options.device)
-    units = catalogue.units(chosen, profile.name, options.seeds, device)
+    units = catalogue.units(options.papers, profile.name, options.seeds, device)
     jobs = _processes(options)
     say(f"profile {profile.name}: {profile.note}")
     if profile.name == "paper" and os.environ.get("CONFIRM") != "1":
@@ -51,16 +52,24 @@ def reproduce(options: argparse.Namespace) -> int:
     for folder in (store.runs_dir(), store.results_dir(profile.name)):  # better now than after an hour
         store.write_text(folder / ".writable", "").unlink()
     failed = work.compute(units, jobs, device, say)
+    where = "host"
+    if options.phone:
+        try:
+            _, lost, where = phone_cli.measured(options.phone, profile.name, None, say)
+            failed |= dict(line.split(": ", 1) for line in lost)
+        except phone_cli.PhoneError as error:
+            failed["phone"] = str(error)
     if options.adopt:
-        adopted = store.adopt(_runs(chosen, profile.name, options.seeds, "build"), store.record_dir())
+        adopted = store.adopt(_runs(options.papers, profile.name, options.seeds, "build"), store.record_dir())
         say(f"adopted {len(adopted)} runs into {store.record_dir()}")
     say("executing the notebooks")
     parameters: dict[str, Any] = {"seeds": options.seeds, "device": device}
+    extra = [] if options.papers and not options.phone else ["phone"]
 
     def execute(key: str) -> str | None:
         source = notebooks.paths(catalogue.NOTEBOOKS)[key]
         started = time.monotonic()
-        given = parameters if key != "start" else {}
+        given = {"start": {}, "phone": {"where": where}}.get(key, parameters)
         problem = notebooks.execute(
             source, store.results_dir(profile.name) / "notebooks" / source.name, profile.name, given
         )
@@ -71,7 +80,7 @@ def reproduce(options: argparse.Namespace) -> int:
         return problem
 
     with ThreadPoolExecutor(jobs) as pool:
-        problems = [problem for problem in pool.map(execute, [*chosen, "start"]) if problem]
+        problems = [problem for problem in pool.map(execute, [*chosen, *extra, "start"]) if problem]
     results = _write(chosen, profile.name, options.seeds, "record" if options.adopt else "build")
     summary = ", ".join(f"{count} {word}" for word, count in verdicts.words(results).items() if count)
     say(f"verdicts of profile {profile.name}: {summary}")
@@ -96,7 +105,10 @@ def plan(options: argparse.Namespace) -> int:
     expected = work.duration(work.expected_seconds(todo, _processes(options)))
     say(f"{len(units)} runs, {len(todo)} to compute, about {expected}")
     for name, why in catalogue.left_out(options.papers, options.profile, device).items():
-        say(f"left out here: {name} {why}")
+        experiment = catalogue.EXPERIMENTS[name]
+        seeds = run.seeds_of(experiment, options.profile, options.seeds)
+        whole = work.duration(len(seeds) * experiment.seconds.get(options.profile, 0.0))
+        say(f"left out here: {name} {why}; {len(seeds)} runs, about {whole} where it can run")
     return 0
 
 
@@ -215,7 +227,7 @@ def _attempted(board: Sequence[dict[str, Any]]) -> bool:
     return any(verdict["kind"] != "structural" and verdict["verdict"] != "not attempted" for verdict in board)
 
 
-def _runs(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
+def _runs(keys: Sequence[str] | None, profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
     """The runs the profile plans for today's code, as far as the build folder or the record holds them."""
     from shrinkbook.experiments import catalogue
 
@@ -299,9 +311,9 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--device", default=None, help="auto, cpu, cuda")
         return added
 
-    command("reproduce", reproduce, device=True).add_argument(
-        "--adopt", action="store_true", help="copy runs into the record"
-    )
+    everything = command("reproduce", reproduce, device=True)
+    everything.add_argument("--adopt", action="store_true", help="copy runs into the record")
+    everything.add_argument("--phone", default=None, help="measure this phone too: a serial number, or auto")
     command("plan", plan, device=True)
     one = command("run", run_one, budget=False, device=True)
     one.add_argument("experiment")
@@ -313,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     command("verify", verify, budget=False)
     command("data", data, budget=False).add_argument("name", help="mnist, cifar10, ..., resnet56-public, ...")
     command("notebooks", refresh, budget=False)
+    phone_cli.add(commands)
     return parser
 
 

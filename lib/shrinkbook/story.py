@@ -131,15 +131,16 @@ class Story:
     def show(
         self, name: str, runs: Sequence[dict[str, Any]], draw: Callable[[], figures.Picture], note: str = ""
     ) -> None:
-        """Draw a figure of the paper from ``runs``, keep it in results/, show it with what to look for.
+        """Draw a figure from ``runs``, keep it in results/, show it with what to look for.
 
         Args:
-            name: the paper's figure, such as ``figure2a``.
+            name: the paper's figure, such as ``figure2a``, or a name for one that the paper does not have.
             runs: what it is drawn from; without any, the figure is named as not attempted.
             draw: makes the picture.
-            note: what is different in ours.
+            note: what is different in ours, or to be seen in it.
         """
-        caption = self.paper.figures[name].caption
+        figure = self.paper.figures.get(name)
+        caption = f"The paper: {figure.caption}" if figure else "Not in the paper."
         if not runs:
             display(Markdown(f"**{name}.** {caption}\n\n*{NOT_ATTEMPTED}.* {note}"))
             return
@@ -149,8 +150,8 @@ class Story:
         what = ", ".join(filter(None, [config.get("net"), data, f"budget {config['schedule']}"]))
         ours = f"Ours: {what}, {seeds}. {note}".strip()
         picture = draw()
-        figures.save(picture, self.profile, self.paper.key, name, f"{name}. The paper: {caption}\n{ours}")
-        display(picture, Markdown(f"**{name}.** The paper: {caption}\n\n*{ours}*"))
+        figures.save(picture, self.profile, self.paper.key, name, f"{name}. {caption}\n{ours}")
+        display(picture, Markdown(f"**{name}.** {caption}\n\n*{ours}*"))
 
     def _judged(self) -> list[dict[str, Any]]:
         return verdicts.judge_paper(self.paper, self.everything(), self.profile)

@@ -26,7 +26,7 @@ from shrinkbook.bench import write
 from shrinkbook.nets.resnet import resnet_cifar
 from shrinkbook.nets.vgg import vgg16
 from shrinkbook.training.data import STORED, DataError, DataSet, load
-from shrinkbook.training.fit import PADDING, Recipe, autocast_dtype, batches, sgd, train_step
+from shrinkbook.training.fit import PADDING, Recipe, autocast_dtype, batches, optimiser_of, train_step
 
 ROUNDS = 5
 NETS: dict[str, Callable[[], nn.Module]] = {
@@ -87,7 +87,7 @@ def our_steps(model: nn.Module, data: DataSet, recipe: Recipe, device: torch.dev
     """Train with the parts that `fit` is made of, for ever; yields the number of images after every step."""
     data = data.to(device)
     model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimiser = sgd(model, recipe)
+    optimiser = optimiser_of(model, recipe)
     network = cast(nn.Module, torch.compile(model)) if recipe.compile else model
     whole = len(data.y_train) - len(data.y_train) % recipe.batch  # as drop_last above
     for epoch in range(sys.maxsize):

@@ -20,7 +20,7 @@ HEADER = ["row", "column", "value", "unit", "status", "note"]
 STATUSES = ("verified", "secondary", "recalled", "missing")  # best first
 KINDS = ("structural", "level", "delta", "ratio", "order", "trend")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
-TEXTS = ("id", "kind", "text", "printed", "unit", "better", "requires", "gap", "source_status", "cost")
+TEXTS = ("id", "kind", "text", "printed", "unit", "better", "requires", "gap", "premise", "source_status", "cost")
 TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(TEXTS, str),
     **dict.fromkeys(("where", "experiments", "order"), list),
@@ -116,7 +116,9 @@ class Deviation:
 class Claim:
     """One sentence of a paper and the rule that judges it; the kind says which keys the rule needs.
 
-    `tolerance` is for orders of the form "not worse": the gap counts from that much below zero.
+    `tolerance` is for orders of the form "not worse": the gap counts from that much below zero. `premise` is the path
+    of a number that must be positive in the median over the runs, or the task cannot tell and the word is
+    `inconclusive`.
     """
 
     paper: str
@@ -133,6 +135,7 @@ class Claim:
     requires: str | None = None
     order: tuple[str, ...] = ()
     gap: str | None = None
+    premise: str | None = None
     trend: Trend | None = None
     tolerance: float | None = None
     printed: str | None = None
@@ -379,8 +382,12 @@ def _rule(here: str, paper: Paper, claim: Claim) -> None:
     }[kind]
     if kind == "order" and bool(claim.order) == (claim.gap is not None):
         raise PaperError(f"{here}: an order claim has either 'order' or 'gap', not both and not neither")
-    optional = {"structural": set(), "order": {"requires", "tolerance"}}.get(kind, {"requires"})
-    for key in ("margin", "better", "requires", "order", "gap", "trend", "tolerance"):
+    optional = {
+        "structural": set(),
+        "order": {"requires", "tolerance", "premise"},
+        "trend": {"requires", "premise"},
+    }.get(kind, {"requires"})
+    for key in ("margin", "better", "requires", "order", "gap", "trend", "tolerance", "premise"):
         given = getattr(claim, key) not in (None, ())
         if key in needs and not given:
             raise PaperError(f"{here}: the key '{key}' is missing; a {kind} claim needs it")

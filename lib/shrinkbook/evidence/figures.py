@@ -67,13 +67,12 @@ def curves(
     height = max(3.4 * rows, 0.19 * math.ceil(len(labels) / beside) + 0.3) if many else 3.4 * rows + 0.35
     figure = Picture(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    styles = dict(zip(labels, _styles(len(labels)), strict=True))
+    styles = dict(zip(labels, _styles(len(labels)) if lines else _points(len(labels)), strict=True))
     handles: dict[str, Any] = {}
     for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
         for label, curve in panel.items():
             x, y = curve[:2]
-            style = styles[label] if lines else {**styles[label], "linestyle": "none"}
-            (handles[label],) = axis.plot(x, y, label=label, **style)
+            (handles[label],) = axis.plot(x, y, label=label, **styles[label])
             if bands and len(curve) == 4:
                 axis.fill_between(x, curve[2], curve[3], color=styles[label]["color"], alpha=0.18, linewidth=0)
         if chance is not None:
@@ -186,6 +185,30 @@ def heat_maps(
     return figure
 
 
+def similarities(panels: Mapping[str, np.ndarray], axis_label: str, label: str, steps: int) -> Picture:
+    """Square matrices side by side on one linear scale from 0 to 1, with a line after every ``steps`` rows.
+
+    Args:
+        panels: title -> (n, n).
+        axis_label: what rows and columns are.
+        label: what the colour says.
+        steps: rows of one group, such as a class.
+    """
+    figure = Picture(figsize=(WIDTH, 3.3), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    for axis, (title, matrix) in zip(axes, panels.items(), strict=True):
+        shown = axis.imshow(matrix, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        for edge in range(steps, len(matrix), steps):
+            axis.axhline(edge - 0.5, color="white", linewidth=0.3)
+            axis.axvline(edge - 0.5, color="white", linewidth=0.3)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(axis_label)
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel(axis_label)
+    figure.colorbar(shown, ax=axes, label=label)
+    return figure
+
+
 def curve(runs: Sequence[Run], x: str, y: str, original: bool = True) -> Curve:
     """One curve over several seeds: (x, mean, lowest, highest), from two paths inside the runs' measurements.
 
@@ -266,6 +289,13 @@ def _styles(count: int) -> list[dict[str, Any]]:
     ramp = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count))
     dashes = ("-", "--", ":")
     return [{"color": tuple(ramp[i]), "linestyle": dashes[i % 3], "linewidth": 1.5} for i in range(count)]
+
+
+def _points(count: int) -> list[dict[str, Any]]:
+    return [
+        {"color": COLOURS[i % FEW], "marker": MARKERS[i % len(MARKERS)], "markersize": 5, "linestyle": "none"}
+        for i in range(count)
+    ]
 
 
 def _tidy(axis: Axes, title: str, xlabel: str, ylabel: str) -> None:

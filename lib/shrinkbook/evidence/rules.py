@@ -195,6 +195,9 @@ def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
         why = f"all {lows.n} seeds show the opposite, median {opposite:.3g} against a margin of {margin:g}"
     else:
         why = f"{hold} of {lows.n} seeds agree, {reverse} show the opposite"
+    if claim.premise is not None:
+        met, said = _premise(claim.premise, chosen)
+        word, why = word if met else "inconclusive", f"{why}; {said}"
     return {
         "verdict": word,
         "ours": _short(middle),
@@ -204,6 +207,14 @@ def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
         "reason": "; ".join([f"{why} ({budget(lows)})", *lows.notes]),
         "runs": [run["run_id"] for run in lows.runs],
     }
+
+
+def _premise(path: str, chosen: list[Run]) -> tuple[bool, str]:
+    """Whether the task can tell at all, by a rule fixed beforehand: the median over the runs is positive."""
+    values = sample(chosen, lambda run: measured(run, path)).values
+    middle = float(np.median(values)) if values else float("nan")
+    met = middle > EPSILON
+    return met, f"the premise {path} is {'met' if met else 'not met'}, median {middle:.3g}"
 
 
 def _images(claim: Claim, fixed: list[Run]) -> Verdict:

@@ -1,10 +1,11 @@
 """Every paper's experiments in one place: seven papers, seven imports."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shrinkbook.experiments import dong2017, kim2016, li2017, profiles, son2018
+from shrinkbook.experiments import chen2019, dong2017, kim2016, li2017, liu2019, peng2019, phone, profiles, son2018
 from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
 from shrinkbook.training import weights
 
@@ -13,14 +14,23 @@ PAPERS: dict[str, dict[str, Experiment]] = {
     "son2018": son2018.EXPERIMENTS,
     "kim2016": kim2016.EXPERIMENTS,
     "dong2017": dong2017.EXPERIMENTS,
+    "liu2019": liu2019.EXPERIMENTS,
+    "chen2019": chen2019.EXPERIMENTS,
+    "peng2019": peng2019.EXPERIMENTS,
 }
 NOTEBOOKS = {
     "li2017": "01_filter_pruning",
     "son2018": "02_kernel_clustering",
     "kim2016": "03_tucker_vbmf",
     "dong2017": "04_lccl",
+    "liu2019": "05_metapruning",
+    "chen2019": "06_dafl",
+    "peng2019": "07_correlation_congruence",
 }
-EXPERIMENTS: dict[str, Experiment] = {name: one for paper in PAPERS.values() for name, one in paper.items()}
+EXPERIMENTS: dict[str, Experiment] = {
+    **{name: one for paper in PAPERS.values() for name, one in paper.items()},
+    **phone.EXPERIMENTS,  # no paper's: it has no claims of its own
+}
 
 
 def papers(wanted: Sequence[str] | None = None) -> list[str]:
@@ -46,13 +56,14 @@ def units(
     """Every run of the papers in a profile, parents before children.
 
     Args:
+        wanted: keys of papers; without any, all of them and what no paper owns (latency as on a phone).
         device: ``cpu`` or ``cuda`` of this machine, without what it cannot run (see :func:`obstacle`); None for all.
 
     Raises:
         ValueError: an unknown paper or profile.
     """
     profiles.profile(profile)
-    chosen = [experiment for paper in papers(wanted) for experiment in PAPERS[paper].values()]
+    chosen = _experiments(wanted)
     return [
         unit(EXPERIMENTS, experiment.name, profile, seed)
         for experiment in chosen
@@ -66,12 +77,18 @@ def obstacle(experiment: Experiment, device: str) -> str:
     if experiment.gpu and device == "cpu":
         return "needs a GPU"
     missing = [name for name in experiment.needs if not weights.PUBLIC[name].path.exists()]
-    return " and ".join(f"needs `make data DATA={name}`" for name in missing)
+    found = [f"needs `make data DATA={name}`" for name in missing]
+    if any(importlib.util.find_spec(package) is None for package in experiment.packages):
+        found.append("needs `make phone-extra`")
+    return " and ".join(found)
 
 
 def left_out(wanted: Sequence[str] | None, profile: str, device: str) -> dict[str, str]:
     """Experiments of the profile that this machine cannot run, and why."""
-    found = {
-        e.name: obstacle(e, device) for key in papers(wanted) for e in PAPERS[key].values() if profile in e.configs
-    }
+    found = {e.name: obstacle(e, device) for e in _experiments(wanted) if profile in e.configs}
     return {name: why for name, why in found.items() if why}
+
+
+def _experiments(wanted: Sequence[str] | None) -> list[Experiment]:
+    chosen = [experiment for key in papers(wanted) for experiment in PAPERS[key].values()]
+    return chosen if wanted else [*chosen, *phone.EXPERIMENTS.values()]

@@ -20,7 +20,7 @@ from shrinkbook.measure.cost import cost, state_bytes
 from shrinkbook.measure.energy import meter
 from shrinkbook.training import checkpoint, data
 from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, evaluation_batches, through
-from shrinkbook.training.fit import Recipe, fit
+from shrinkbook.training.fit import Objective, Recipe, Sampler, cross_entropy, fit
 
 Progress = Callable[[str], None]
 
@@ -40,6 +40,7 @@ class Experiment:
         alone: it times something; never computed beside another run of the same command.
         gpu: too long for a processor; left out of a plan for one.
         needs: public weights it reads; left out of a plan on a machine that has not fetched them.
+        packages: what it imports beyond the suite's own requirements; left out of a plan where they are missing.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Experiment:
     alone: bool = False
     gpu: bool = False
     needs: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 def counting(name: str, function: Callable[["Context"], None], seconds: float, version: int = 1) -> Experiment:
@@ -140,6 +142,10 @@ class Context:
         phase: str,
         resume: Path | None = None,
         curve: dict[float, Evaluation] | None = None,
+        objective: Objective = cross_entropy,
+        sampler: Sampler | None = None,
+        notes: Callable[[], Mapping[str, float]] | None = None,
+        seed: int | None = None,
     ) -> nn.Module:
         """Train in place, say so, and note history, seconds and collapse.
 
@@ -147,6 +153,10 @@ class Context:
             resume: checkpoint to save to and continue from.
             curve: gets the test images' evaluation at 0, after every epoch, and within the first one after the shares
                 that the settings' ``looks`` names; for a figure, nothing may be chosen by it. Its time is not counted.
+            objective: the loss, where it is not cross entropy.
+            sampler: composes the batches, where not every image comes once an epoch.
+            notes: called after every epoch; what it returns joins the epoch's row of the history.
+            seed: of the order of the images; the run's own unless given.
         """
 
         def look(epoch: float) -> None:
@@ -162,7 +172,10 @@ class Context:
         assert self.data is not None, "load_data() comes before train()"
         looks = () if curve is None else self.config.get("looks", ())
         look(0)
-        result = fit(model, self.data, recipe, self.seed, self.device, resume, tell, looks=looks, look=look)
+        result = fit(
+            model, self.data, recipe, self.seed if seed is None else seed, self.device, resume, tell, objective,
+            looks=looks, look=look, sampler=sampler, notes=notes,
+        )  # fmt: skip
         self.history += [{"phase": phase, **row} for row in result.history]
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)
         if result.status == "collapsed":
@@ -204,9 +217,9 @@ class Context:
         }
         return accuracy
 
-    def load_parent(self, model: nn.Module) -> nn.Module:
-        """Fill ``model`` with the weights of the run's only parent, retrained if its checkpoint is gone."""
-        (parent,) = self.unit.parents
+    def load_parent(self, model: nn.Module, name: str | None = None) -> nn.Module:
+        """Fill ``model`` with the weights of a parent, by default the only one, retrained if its checkpoint is gone."""
+        (parent,) = [one for one in self.unit.parents if name in (None, one.experiment.name)]
         if not parent.checkpoint.exists():
             self.progress(f"the weights of {parent.experiment.name} are not here: training them again")
             _execute(parent, self.device, self.progress)

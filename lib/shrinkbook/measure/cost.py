@@ -49,24 +49,43 @@ def cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
         model: any module; it is copied, not changed.
         input_shape: (channels, height, width) of one image.
     """
-    twin = copy.deepcopy(model).to("meta").eval()
     layers: list[LayerCost] = []
 
-    def count(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-            assert isinstance(module.weight, Tensor)
+    def count(name: str, module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
             weights = module.weight.numel()
             positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
             layers.append(LayerCost(name, tuple(output.shape[1:]), weights * positions, weights))
 
-        return hook
+    _watch(model, input_shape, count)
+    return Cost(tuple(layers))
 
+
+def extras(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """What some counters add to the multiply-accumulates of one image: numbers that batch norms and average pools read,
+    and biases of linear layers. With it comes the count of the search code of Liu et al. 2019."""
+    found = 0
+
+    def count(_: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal found
+        if isinstance(module, nn.BatchNorm2d | nn.AdaptiveAvgPool2d):
+            found += inputs[0].numel()
+        elif isinstance(module, nn.Linear) and module.bias is not None:
+            found += module.out_features
+
+    _watch(model, input_shape, count)
+    return found
+
+
+def _watch(
+    model: nn.Module, input_shape: Sequence[int], look: Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], None]
+) -> None:
+    """Run a copy on one image of the meta device; ``look`` gets name, module, inputs and output of every module."""
+    twin = copy.deepcopy(model).to("meta").eval()
     for name, module in twin.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count(name))
+        module.register_forward_hook(lambda module, inputs, output, name=name: look(name, module, inputs, output))
     with torch.no_grad():
         twin(torch.empty(1, *input_shape, device="meta"))
-    return Cost(tuple(layers))
 
 
 def parameter_count(model: nn.Module) -> int:

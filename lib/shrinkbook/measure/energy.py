@@ -1,13 +1,15 @@
-"""Energy from a machine's own meters: RAPL of the processor packages, or the counter of an NVIDIA GPU.
+"""Energy from a machine's own meters: RAPL of the processor packages, the counter of an NVIDIA GPU, a phone's battery.
 
-Either is a rising number of joules; what a piece of work took is the difference of two readings. Both meters count
-the whole device, so other work on it is counted too. Where no meter can be read there is a reason instead of a number.
+The first two are a rising number of joules; what a piece of work took is the difference of two readings. A battery
+gauge gives current and voltage. All count the whole device, so other work on it is counted too. Where no meter can be
+read there is a reason instead of a number.
 """
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -29,6 +31,41 @@ def power(work: Callable[[], object], device: str, seconds: float = 2.0) -> tupl
     while time.perf_counter() - started < seconds:
         work()
     return (joules() - before) / (time.perf_counter() - started), ""
+
+
+def gauge_watts(idle: Sequence[Mapping[str, Any]], load: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
+    """Watts that work adds to a phone's idle power, from samples of its battery gauge; or None and the reason.
+
+    Phones disagree about the sign of the current and about units. Discharging is taken as positive either way;
+    magnitudes tell microvolts from millivolts (a battery has 3 to 5 V) and microamperes from milliamperes (an idle
+    phone draws tens, a busy one thousands of milliamperes).
+
+    Args:
+        idle, load: samples with ``current`` and ``voltage``, numbers or their text; unreadable ones are left out.
+    """
+    resting, working = _gauge(idle), _gauge(load)
+    if not resting or not working:
+        return None, "the battery gauge could not be read"
+    volts = [_volts(voltage) for _, voltage in resting + working]
+    if not all(2.5 < volt < 5.5 for volt in volts):
+        return None, f"the gauge's voltage of {volts[0]:g} V is none of a phone's battery"
+    currents = [abs(current) for current, _ in resting + working]
+    ampere = 1e-6 if max(currents) > 20_000 else 1e-3
+    watts = [volt * abs(current) * ampere for volt, (current, _) in zip(volts, resting + working, strict=True)]
+    before, after = watts[: len(resting)], watts[len(resting) :]
+    rise = sum(after) / len(after) - sum(before) / len(before)
+    if rise <= 0 or len(set(currents)) < 3:
+        return None, "the battery gauge does not follow the load"
+    return rise, ""
+
+
+def _gauge(samples: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    pairs = [(str(one.get("current", "")), str(one.get("voltage", ""))) for one in samples]
+    return [(int(a), int(b)) for a, b in pairs if a.lstrip("-").isdigit() and b.isdigit()]
+
+
+def _volts(value: int) -> float:
+    return value * (1e-6 if value > 100_000 else 1e-3)
 
 
 def _rapl(powercap: Path) -> tuple[Meter | None, str]:

@@ -7,9 +7,10 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -67,10 +68,21 @@ def latency(
             modes.enter_context(evaluating(model))
         for turn in range(-warmup, runs):
             for name in shuffle.sample(names, len(names)):
-                seconds = _timed(models[name], example)
+                took = seconds(partial(models[name], example), example.device)
                 if turn >= 0:
-                    raw[name].append(seconds)
+                    raw[name].append(took)
     return {name: Timing(*_quantiles(values), runs, values) for name, values in raw.items()}
+
+
+class OnItsInput(nn.Module):
+    """A part of a network on what it reads, whatever it is called with, so that all parts can be timed in turns."""
+
+    def __init__(self, part: nn.Module, seen: Tensor) -> None:
+        super().__init__()
+        self.part, self.seen = part, seen
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.part(self.seen)
 
 
 def in_mode(model: nn.Module, mode: str) -> nn.Module:
@@ -109,13 +121,15 @@ def saved(base: Timing, other: Timing) -> Saved:
     return Saved(*_quantiles([100 * (1 - b / a) for a, b in zip(base.raw, other.raw, strict=True)]))
 
 
-def _timed(model: nn.Module, example: Tensor) -> float:
-    if example.is_cuda:
-        torch.cuda.synchronize(example.device)
+def seconds(work: Callable[[], object], device: torch.device | str) -> float:
+    """Wall time of one call, the device's queue emptied before and after."""
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
     started = time.perf_counter()
-    model(example)
-    if example.is_cuda:
-        torch.cuda.synchronize(example.device)
+    work()
+    if cuda:
+        torch.cuda.synchronize(device)
     return time.perf_counter() - started
 
 

@@ -130,6 +130,8 @@ def add_lccl(
     names = placed(model, cast(Place, layers)) if isinstance(layers, str) else list(layers)
     modules = dict(model.named_modules())
     convs = [path for path, module in modules.items() if isinstance(module, nn.Conv2d) and path]
+    if not names:
+        raise ValueError(f"add_lccl: no layers named; {type(model).__name__} has {', '.join(convs)}")
     gates: dict[str, LCCL] = {}
     for name in names:
         module = modules.get(name)
@@ -150,8 +152,8 @@ def placed(model: nn.Module, place: Place) -> list[str]:
     """The convolutions of all residual blocks that the authors gate, by module path.
 
     Args:
-        model: its blocks hold ``conv1`` and ``conv2``, both gated, or as bottlenecks also ``conv3``: then the middle
-            and the last one are gated, not the 1x1 convolution before them.
+        model: its blocks hold a ``shortcut`` (or ``downsample``) and ``conv1`` and ``conv2``, both gated, or as
+            bottlenecks also ``conv3``: then the middle and the last one are gated, not the 1x1 convolution before them.
         place: ``first`` or ``second`` of the two, or ``both``.
 
     Raises:
@@ -163,7 +165,7 @@ def placed(model: nn.Module, place: Place) -> list[str]:
     found: list[str] = []
     for path, module in model.named_modules():
         inner = [name for name, _ in module.named_children() if name[:4] == "conv" and name[4:].isdigit()]
-        if len(inner) < 2:
+        if len(inner) < 2 or not (hasattr(module, "shortcut") or hasattr(module, "downsample")):
             continue
         if inner not in (["conv1", "conv2"], ["conv1", "conv2", "conv3"]):
             raise ValueError(
@@ -212,7 +214,8 @@ def responses(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def with_zeros(layer: LCCLConv2d, x: Tensor, zeros: float) -> LCCLConv2d:
     """A copy, in evaluation mode, whose gates are 0 at this share of the positions of ``x``, in every channel alike.
 
-    The batch norm is shifted to that quantile of its own outputs: a gate of any sparsity, to be timed.
+    The batch norm is shifted to that quantile of its own outputs: a gate of any sparsity, to be timed. Positions whose
+    outputs are equal, as over blank pixels, close together or not at all.
 
     Raises:
         ValueError: the gate has no batch norm, or a share outside 0 to 1.

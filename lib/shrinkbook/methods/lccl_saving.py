@@ -162,6 +162,8 @@ def saving(model: nn.Module, input_shape: Sequence[int], zeros: Mapping[str, flo
         ValueError: a gate without a share, a share without a gate or outside 0 to 1.
     """
     found = gates(model)
+    if "" in found:
+        raise ValueError("saving: the model is a single gated layer; give the network that holds it")
     if zeros.keys() != found.keys():
         raise ValueError(f"saving: shares of zeros for {sorted(zeros)}, gates are {sorted(found)}")
     macs = {layer.name: layer.mac for layer in cost(model, input_shape).layers}

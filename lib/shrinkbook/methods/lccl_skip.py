@@ -47,6 +47,8 @@ class Im2colConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, name: str = "convolution") -> None:
         super().__init__()
         weight = plain_conv(name, conv).weight.detach()
+        if weight.dtype not in (torch.float32, torch.float64) or weight.device.type != "cpu":
+            raise ValueError(f"layer {name}: weights are {weight.dtype} on {weight.device}; give float32 on the CPU")
         self.register_buffer("matrix", weight.permute(0, 2, 3, 1).flatten(1).clone())  # (T, k k C)
         self.register_buffer("bias", weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().clone())
         self.channels, self.name = conv.in_channels, name
@@ -97,7 +99,10 @@ class Im2colConv(nn.Module):
                 f"(N, {self.channels}, H, W) on the CPU"
             )
         pixels = x.detach().permute(0, 2, 3, 1).contiguous().numpy()
-        return pixels, _output_size(pixels.shape, self.window)
+        size = _output_size(pixels.shape, self.window)
+        if min(size[1:]) < 1:
+            raise ValueError(f"layer {self.name}: maps of {tuple(x.shape[2:])} are smaller than the kernel")
+        return pixels, size
 
     def _rows(
         self, pixels: Array, size: tuple[int, int, int], positions: NDArray[np.int64], gate: Array, relu: bool
@@ -134,6 +139,35 @@ class Im2colConv(nn.Module):
         return output.permute(0, 3, 1, 2)
 
 
+class WholeIm2colConv(nn.Module):
+    """The dense convolution with all im2col rows copied at once, in PyTorch's own operations, as no block can save.
+
+    Less to start and more memory to fill than :class:`Im2colConv`: faster on small maps. The faster of the two is what
+    skipping has to beat. For inference; holds a copy of the weights as they are now.
+
+    Args, Raises: as :class:`Im2colConv`.
+    """
+
+    matrix: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d, name: str = "convolution") -> None:
+        super().__init__()
+        blocks = Im2colConv(conv, name)
+        self.register_buffer("matrix", blocks.matrix)
+        self.register_buffer("bias", blocks.bias)
+        self.window, self.biased = blocks.window, conv.bias is not None
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, T, H', W') in channels-last layout."""
+        rows = _patches(x, self.window)
+        product = rows.reshape(-1, self.matrix.shape[1]) @ self.matrix.T
+        if self.biased:
+            product += self.bias
+        return product.view(*rows.shape[:3], -1).permute(0, 3, 1, 2)
+
+
 class SkippingConv(nn.Module):
     """The output of a gated convolution, up to rounding: the gate first, then the convolution where it is open.
 
@@ -154,11 +188,19 @@ class SkippingConv(nn.Module):
         self.hard, self.relu = layer.hard, layer.relu
         self.shared = _SharedGate(self.gate) if self.gate.grid == 1 and self.gate.conv.out_channels == 1 else None
 
+    def train(self, mode: bool = True) -> "SkippingConv":
+        """The gate's batch norm stays in evaluation mode."""
+        super().train(mode)
+        self.gate.eval()
+        return self
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         if self.shared is None:
             return self.main(x, self.gate(x), self.relu, self.hard)
         pixels, size = self.main._pixels(x)
+        if self.shared.weight.dtype != pixels.dtype:  # the network was converted since
+            self.shared = _SharedGate(self.gate)
         positions, values = self.shared.open(pixels, size, self.main.name)
         if self.hard:
             values = np.ones_like(values)
@@ -203,6 +245,8 @@ def skipping(model: nn.Module) -> nn.Module:
         ValueError: it has none.
     """
     twin = copy.deepcopy(model).eval()
+    if isinstance(twin, LCCLConv2d):
+        return SkippingConv(twin)
     found = gates(twin)
     if not found:
         raise ValueError(f"{type(model).__name__} has no gates; add_lccl makes them")
@@ -220,9 +264,7 @@ def skip_indexed(x: Tensor, conv: nn.Conv2d, gate: Tensor, relu: bool = False) -
         x: (N, C, H, W).
         gate: (N, 1 or T, H', W').
     """
-    (kh, kw, sh, sw, ph, pw), outputs = _window(conv), conv.out_channels
-    pixels = F.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph))
-    patches = pixels.unfold(1, kh, sh).unfold(2, kw, sw).permute(0, 1, 2, 4, 5, 3)  # (N, H', W', k, k, C), no copy
+    patches, outputs = _patches(x, _window(conv)), conv.out_channels
     matrix = conv.weight.permute(0, 2, 3, 1).flatten(1)
     bias = matrix.new_zeros(outputs) if conv.bias is None else conv.bias
     output = matrix.new_zeros(*patches.shape[:3], outputs)
@@ -233,6 +275,13 @@ def skip_indexed(x: Tensor, conv: nn.Conv2d, gate: Tensor, relu: bool = False) -
         response = patches[kept].flatten(1) @ matrix[column].T + bias[column]
         output[..., column][kept] = (F.relu(response) if relu else response) * values[kept][:, None]
     return output.permute(0, 3, 1, 2)
+
+
+def _patches(x: Tensor, window: tuple[int, ...]) -> Tensor:
+    """What lies under the kernel at each output position, (N, H', W', k, k, C), a view of the padded input."""
+    kh, kw, sh, sw, ph, pw = window
+    pixels = F.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph))
+    return pixels.unfold(1, kh, sh).unfold(2, kw, sw).permute(0, 1, 2, 4, 5, 3)
 
 
 def _window(conv: nn.Conv2d) -> tuple[int, ...]:

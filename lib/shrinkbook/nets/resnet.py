@@ -163,16 +163,52 @@ class ResNet(nn.Module):
                 )
         return couplings
 
+    def free_widths(self) -> dict[str, Coupling]:
+        """Maps whose number is free for a search (Liu et al. 2019): outer ones a stage, inner ones a block.
 
-def resnet_cifar(depth: int, classes: int = 10) -> ResNet:
+        ``stem`` where the first block has a projection, else the stem's maps are those of ``stage_1``; then ``stage_1``
+        and on without the last, which feeds the classifier, and ``mid_1`` and on: in a bottleneck the maps of its first
+        two convolutions. With padded shortcuts only inner maps are free.
+        """
+        outer = {name: one for name, one in self.couplings().items() if name.startswith("stage_")}
+        last = self._convolutions
+        found: dict[str, Coupling] = {}
+        if "stage_1" in outer:
+            found["stem"] = Coupling(("conv1",), ("bn1",), ("layer1.0.conv1", "layer1.0.shortcut.0"), "conv1", 1)
+        elif outer:
+            paths = [f"layer1.{index}" for index in range(self.blocks[0])]
+            found["stage_1"] = Coupling(
+                producers=("conv1", *(f"{path}.conv{last}" for path in paths)),
+                norms=("bn1", *(f"{path}.bn{last}" for path in paths)),
+                consumers=(*(f"{path}.conv1" for path in paths), "layer2.0.conv1", "layer2.0.shortcut.0"),
+                ranked_by="conv1",
+                stage=1,
+            )
+        found |= {name: one for name, one in outer.items() if name != f"stage_{len(self.blocks)}"}
+        every = [(stage, f"layer{stage}.{i}") for stage, count in enumerate(self.blocks, 1) for i in range(count)]
+        for number, (stage, path) in enumerate(every, start=1):
+            inner = range(1, last)
+            found[f"mid_{number}"] = Coupling(
+                producers=tuple(f"{path}.conv{i}" for i in inner),
+                norms=tuple(f"{path}.bn{i}" for i in inner),
+                consumers=tuple(f"{path}.conv{i + 1}" for i in inner),
+                ranked_by=f"{path}.conv1",
+                stage=stage,
+            )
+        return found
+
+
+def resnet_cifar(depth: int, classes: int = 10, projection: bool = False) -> ResNet:
     """ResNet of ``depth`` = 6n + 2 layers for 32x32 images, widths 16, 32, 64, option A (20, 32, 44, 56, 110).
+
+    Liu et al. 2019 can search the widths of stages only with ``projection`` shortcuts (option B).
 
     Raises:
         ValueError: the depth is not 6n + 2.
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"resnet_cifar: depth {depth} is not 6n + 2; the paper's are 20, 32, 44, 56, 110")
-    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes)
+    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), classes=classes, projection=projection)
 
 
 def resnet18(classes: int = 1000) -> ResNet:
@@ -190,3 +226,13 @@ def resnet50(classes: int = 1000) -> ResNet:
     return ResNet(
         (3, 4, 6, 3), (64, 128, 256, 512), classes=classes, projection=True, imagenet_stem=True, block=BottleneckBlock
     )
+
+
+def resnet18_cifar(classes: int = 10) -> ResNet:
+    """ResNet-18 with a stem of one 3x3 convolution for 32x32 images: 11,173,962 parameters with 10 classes."""
+    return ResNet((2, 2, 2, 2), (64, 128, 256, 512), classes=classes, projection=True)
+
+
+def resnet34_cifar(classes: int = 10) -> ResNet:
+    """ResNet-34 with a stem of one 3x3 convolution for 32x32 images: 21,282,122 parameters with 10 classes."""
+    return ResNet((3, 4, 6, 3), (64, 128, 256, 512), classes=classes, projection=True)

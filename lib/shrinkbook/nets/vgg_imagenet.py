@@ -49,15 +49,15 @@ def vgg16_imagenet(classes: int = 1000) -> nn.Sequential:
     return nn.Sequential(layers | fully_connected(512 * 7 * 7, classes))
 
 
-def fully_connected(features: int, classes: int) -> "OrderedDict[str, nn.Module]":
+def fully_connected(features: int, classes: int, hidden: int = 4096) -> "OrderedDict[str, nn.Module]":
     """Three linear layers behind a flatten, ``fc6`` to ``fc8``, as AlexNet and the VGG networks share them."""
     return OrderedDict(
         flatten=nn.Flatten(1),
-        fc6=nn.Linear(features, 4096),
+        fc6=nn.Linear(features, hidden),
         relu6=nn.ReLU(inplace=True),
         drop6=nn.Dropout(0.5),
-        fc7=nn.Linear(4096, 4096),
+        fc7=nn.Linear(hidden, hidden),
         relu7=nn.ReLU(inplace=True),
         drop7=nn.Dropout(0.5),
-        fc8=nn.Linear(4096, classes),
+        fc8=nn.Linear(hidden, classes),
     )

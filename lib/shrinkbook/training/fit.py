@@ -1,4 +1,4 @@
-"""Training with SGD: one loop for every paper, exact to resume, the data resident on the device."""
+"""Training with SGD or Adam: one loop for every paper, exact to resume, the data resident on the device."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +26,14 @@ from shrinkbook.training.precision import precision
 
 PADDING = 4  # He et al. 2016, section 4.2
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+STATE = {"momentum_buffer": "momentum", "step": "step", "exp_avg": "first", "exp_avg_sq": "second"}  # of optimisers
+Sampler = Callable[[Tensor, torch.Generator], Sequence[Tensor]]
+"""(indices of the training images, generator) -> the batches of one epoch, each a tensor of indices."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with a stepwise learning rate.
+    """How to train: SGD with a stepwise learning rate, or Adam or AdamW with the same.
 
     milestones are fractions of the epochs after which the rate is multiplied by gamma; warmup is the share of all
     steps, at the start, that it is multiplied by gamma, too; augment means a crop from 4 pixels of padding and a flip;
@@ -49,8 +53,11 @@ class Recipe:
     compile: bool = False
     val_fraction: float = 0.0
     warmup: float = 0.0
+    optimiser: str = "sgd"
 
     def __post_init__(self) -> None:
+        if self.optimiser not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"recipe optimiser {self.optimiser!r}: choose sgd, adam or adamw")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"recipe dtype {self.dtype!r}: choose float32 or bfloat16")
         if self.epochs < 0 or self.batch < 1 or not 0 <= self.val_fraction < 1 or not 0 <= self.warmup < 1:
@@ -93,28 +100,40 @@ def split_validation(count: int, fraction: float, seed: int) -> tuple[Tensor, Te
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
-def batches(data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def uniform(indices: Tensor, generator: torch.Generator, batch: int) -> Sequence[Tensor]:
+    """Every image once, in random order; the last batch is what is left."""
+    return indices[torch.randperm(len(indices), generator=generator)].split(batch)
+
+
+def batches(
+    data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: int, sampler: Sampler | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of (float32 images, labels) on the data's device, in an order that (seed, epoch) alone decide.
 
-    A last batch of a single image is left out: batch norm cannot train on it.
+    Every image once, unless a sampler composes the batches. A batch of a single image is left out: batch norm cannot
+    train on it.
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, epoch))  # on the CPU: the same on every device
     device = data.x_train.device
-    order = indices.cpu()[torch.randperm(len(indices), generator=generator)].to(device)
-    draws = draw_crop_flip(len(order), PADDING, generator).to(device) if recipe.augment else None
-    for start in range(0, len(order), recipe.batch):
-        chosen = order[start : start + recipe.batch]
+    parts = (sampler or partial(uniform, batch=recipe.batch))(indices.cpu(), generator)
+    sizes = [len(part) for part in parts]
+    order = torch.cat(list(parts)).to(device)  # one copy to the device, not one a step
+    draws = draw_crop_flip(len(order), PADDING, generator).to(device).split(sizes) if recipe.augment else None
+    for number, chosen in enumerate(order.split(sizes)):
         if len(chosen) == 1:
-            return
+            continue
         images = data.x_train.permute(0, 2, 3, 1)[chosen].permute(0, 3, 1, 2)  # stays channels-last
         if draws is not None:
-            images = crop_flip(images, draws[start : start + recipe.batch], PADDING)
+            images = crop_flip(images, draws[number], PADDING)
         yield data.normalise(images), data.y_train[chosen]
 
 
-def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser, in one fused kernel; weight decay on every parameter, as the papers have it."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimiser != "sgd":
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
+        return kind(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
         parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
     )
@@ -175,6 +194,8 @@ def fit(
     save_every: float = 60.0,
     looks: Sequence[float] = (),
     look: Callable[[float], None] | None = None,
+    sampler: Sampler | None = None,
+    notes: Callable[[], Mapping[str, float]] | None = None,
 ) -> Fit:
     """Train the model in place.
 
@@ -185,6 +206,9 @@ def fit(
         objective: (model, images, labels) -> (loss, logits), for losses other than cross entropy.
         looks: shares of the first epoch after which ``look`` is called with the share, between two steps; it may
             evaluate the model. The epoch's seconds count without it.
+        sampler: composes the batches of an epoch; about as many as uniform draws give. Default: every image once.
+        notes: called after the steps of an epoch; what it returns joins the epoch's row (None where not finite), and a
+            resumed run has it.
 
     Raises:
         ValueError: no training images, or a checkpoint that belongs to another run.
@@ -196,7 +220,7 @@ def fit(
         raise ValueError(f"data set {data.name!r} leaves {len(keep)} training images: at least 2 are needed")
     validation = dataclasses.replace(data, x_test=data.x_train[held_out], y_test=data.y_train[held_out])
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = sgd(model, recipe)
+    optimiser = optimiser_of(model, recipe)
     identity = {"seed": seed, "recipe": _plain(recipe), "data": data.fingerprint}
     history: list[dict[str, Any]] = []
     best: dict[str, Tensor] | None = None
@@ -210,13 +234,16 @@ def fit(
         started = time.perf_counter()
         torch.manual_seed(derived_seed(seed, epoch))  # dropout and whatever else the model draws
         steps = math.ceil(len(keep) / recipe.batch)
-        looked, stream = [0.0], _rated(batches(data, keep, recipe, seed, epoch), steps, recipe, epoch, optimiser)
+        looked = [0.0]
+        stream = _rated(batches(data, keep, recipe, seed, epoch, sampler), steps, recipe, epoch, optimiser)
         if look is not None and epoch == 0:
             stream = _looking(stream, steps, looks, look, looked)
         loss, accuracy = train_epoch(network, optimiser, stream, recipe.dtype, objective)
         rate = optimiser.param_groups[0]["lr"]
         row: dict[str, Any] = {"epoch": epoch, "lr": rate, "loss": loss if math.isfinite(loss) else None}
         row["train_accuracy"] = accuracy
+        if notes is not None:
+            row |= {key: value if math.isfinite(value) else None for key, value in notes().items()}
         if len(held_out):
             row["val_accuracy"] = evaluate(model, validation, device, dtype=recipe.dtype).accuracy
             if all(row["val_accuracy"] > earlier["val_accuracy"] for earlier in history):
@@ -286,8 +313,9 @@ def _save(
 ) -> None:
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        if (buffer := optimiser.state.get(parameter, {}).get("momentum_buffer")) is not None:
-            tensors[f"momentum/{name}"] = buffer
+        for key, value in optimiser.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"{STATE[key]}/{name}"] = value
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
     checkpoints.save(tensors, path, {**identity, "history": history})
 
@@ -297,9 +325,12 @@ def _resume(
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor] | None]:
     tensors, metadata = checkpoints.load(path)
     for key, value in identity.items():
-        if metadata.get(key) != value:
+        found = metadata.get(key)
+        if key == "recipe" and found is not None:  # a field that came later had its default then
+            found = {field.name: field.default for field in dataclasses.fields(Recipe)} | found
+        if found != value:
             raise ValueError(f"{path} belongs to another run (its {key} differs): delete it or name another checkpoint")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "best": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, **{part: {} for part in STATE.values()}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
@@ -308,8 +339,11 @@ def _resume(
     except RuntimeError as error:
         raise ValueError(f"{path} holds another network: delete it or name another checkpoint") from error
     for name, parameter in model.named_parameters():
-        if name in parts["momentum"]:
-            # The parameter's own strides: the fused kernel walks both memories side by side.
-            buffer = torch.empty_like(parameter).copy_(parts["momentum"][name])
-            optimiser.state[parameter]["momentum_buffer"] = buffer.detach()
+        for key, part in STATE.items():
+            if (stored := parts[part].get(name)) is None:
+                continue
+            if stored.shape == parameter.shape:
+                # The parameter's own strides: the fused kernel walks both memories side by side.
+                stored = torch.empty_like(parameter).copy_(stored).detach()
+            optimiser.state[parameter][key] = stored.to(parameter.device)
     return metadata["history"], parts["best"] or None

@@ -13,6 +13,7 @@ from shrinkbook.experiments.dong2017.skip import AT, WIDE, network_speed, timed
 from shrinkbook.experiments.dong2017.tables import (
     arms_table,
     depth_picture,
+    even_picture,
     frontier_picture,
     maps_picture,
     skip_table,
@@ -24,6 +25,7 @@ __all__ = [
     "EXPERIMENTS",
     "arms_table",
     "depth_picture",
+    "even_picture",
     "frontier_picture",
     "maps_picture",
     "skip_table",
@@ -37,9 +39,8 @@ PAPER = {
 # The schedule of that code for gated networks: a tenth of the rate for the first 3 % of the steps.
 GATED = {**PAPER, "milestones": [0.45, 0.7, 0.9], "warmup": 0.03}
 TEN_EPOCHS = {**GATED, "epochs": 10}
-ONE_EPOCH = {**GATED, "epochs": 1, "milestones": []}  # long enough to see how sparse gates become with batch norm
 DIGITS = {"epochs": 40, "batch": 50, "lr": 0.1, "milestones": [0.5, 0.75], "nesterov": True}  # see digits_budget
-SHAPES = [[16, 32], [32, 16], [64, 8], [64, 32], [128, 16], [128, 28], [256, 14], [512, 7]]
+SHAPES = [[16, 32], [32, 16], [64, 8], [64, 32], [64, 56], [128, 16], [128, 28], [256, 14], [512, 7]]
 ZEROS = [0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 
 
@@ -65,14 +66,16 @@ def _digits(arms: list[str]) -> dict[str, dict[str, Any]]:
 
 
 DEPTHS = (20, 32, 56, 110)  # of the claims about depth
-ARMS_OF = {(20, "cifar10"): ["lccl", "pointwise", "relu", "first", "second", "hard", "after_relu", "published"]}
+EVERY_ARM = ["lccl", "pointwise", "relu", "first", "second", "hard", "after_relu", "published", "grid"]
+ARMS_OF = {(20, "cifar10"): EVERY_ARM}
 
 _ALL = [
     counting("dong2017.cost", costs, seconds=2, version=2),
     Experiment("dong2017.digits", gated, _digits(["lccl", "pointwise", "relu"]), version=2, seconds={"quick": 12}),
     Experiment(
-        "dong2017.digits_ablation", gated, _digits(["lccl", "first", "second", "hard", "after_relu", "published"]),
-        version=2, seeds={"quick": 1}, seconds={"quick": 20},
+        "dong2017.digits_ablation", gated,
+        _digits(["lccl", "first", "second", "hard", "after_relu", "published", "grid"]),
+        version=2, seeds={"quick": 1}, seconds={"quick": 23},
     ),
     Experiment(
         "dong2017.skip", timed,
@@ -86,7 +89,7 @@ _ALL = [
                 "schedule": "batch 1, one thread",
             },
         },
-        version=2, seconds={"quick": 3, "standard": 40}, alone=True,
+        version=3, seconds={"quick": 3, "standard": 60}, alone=True,
     ),
     Experiment(
         "dong2017.skip_batch8", timed,
@@ -109,9 +112,9 @@ _ALL = [
         seeds={"standard": 3}, seconds={"standard": 6000},
     ),
     Experiment(
-        "dong2017.resnet20_1ep", gated,
-        _cifar(20, "1 epoch", ONE_EPOCH, ["lccl", "relu"], dtype="float32", threads=1, row=""),
-        seconds={"standard": 900},
+        "dong2017.resnet20_relu_10ep", gated,
+        _cifar(20, "10 epochs", TEN_EPOCHS, ["relu"], dtype="float32", threads=1, row=""),
+        parents=("dong2017.resnet20_10ep",), seeds={"standard": 3}, seconds={"standard": 3000},
     ),
     *[
         Experiment(

@@ -1,5 +1,6 @@
 """Train a plain network and gated ones from the same weights at the same budget; count, look, and skip exactly."""
 
+import copy
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "lccl": {},  # kxkxCx1, batch norm and ReLU, on both convolutions of a block: the default everywhere
     "pointwise": {"kind": "1x1xCxT"},
     "published": {"kind": "1x1xCx1"},
+    "grid": {"kind": "1x1xCx1", "grid": 2},
     "relu": {"norm": False},
     "first": {"layers": "first"},
     "second": {"layers": "second"},
@@ -44,38 +46,41 @@ SHOWN = 6  # test images whose zero maps are kept
 def gated(run: Context) -> None:
     """Every arm of the settings against a plain network: same weights at the start, same batches, same recipe.
 
-    Where the settings have a recipe of its own for it, the plain network trains by that one, as the authors' does.
+    Where the settings have a recipe of its own for it, the plain network trains by that one, as the authors' does. A
+    run with a parent adds arms to the parent's, its plain network among them.
     """
     run.load_data()
     found: dict[str, float] = run.measurements.setdefault("accuracy", {})
-    run.measurements["arms"] = {}
-    for name in ("baseline", *run.config["arms"]):
-        model, settings = initialize(NETS[run.config["net"]](), run.seed), run.config["recipe"]
+    count: dict[str, Any] = run.measurements.setdefault("arms", {})
+    for parent in run.parents.values():
+        found.update(parent["measurements"]["accuracy"])
+        count.update(parent["measurements"]["arms"])
+    for name in [*(() if run.parents else ("baseline",)), *run.config["arms"]]:
+        model, settings = started(run.config["net"], name, run.seed), run.config["recipe"]
         if name == "baseline":
             settings = run.config.get("plain recipe", settings)
-        else:  # another seed, or the first gate would repeat the numbers of the stem
-            model = add_lccl(model, seed=run.seed + 1000, **ARMS[name])
         run.train(model, run.recipe(settings), name, resume=run.unit.checkpoint.with_suffix(f".{name}.safetensors"))
         found[name] = run.stage(name, model)
         if name != "baseline":
             arm(run, name, model.eval())
         run.progress(f"{name}: {found[name]:.2f} %")
-    count = run.measurements["arms"]
     if "lccl" not in count:
         return
     run.measurements["saving"] = {"above_20": 100 * count["lccl"]["removed"] - 20}
     if "relu" in count:
         run.measurements["sparsity"] = {"bn_relu": count["lccl"]["zeros"], "relu": count["relu"]["zeros"]}
-    if "pointwise" in count:
-        run.measurements["overhead"] = {
-            "shared": count["lccl"]["overhead"], "pointwise": count["pointwise"]["overhead"]
-        }  # fmt: skip
     if row := run.config.get("row"):
         cells(run, row, found, count["lccl"]["removed"])
         for address, (name, column) in ABLATIONS.items():
             if name in count:
                 values = {"accuracy": found[name], "saved": 100 * count[name]["removed"], "zeros": count[name]["zeros"]}
                 run.cell(address, values[column])
+
+
+def started(net: str, arm: str, seed: int) -> nn.Module:
+    """An arm before training: the seed's plain network; gates have another seed, or they would repeat its numbers."""
+    plain = initialize(NETS[net](), seed)
+    return plain if arm == "baseline" else add_lccl(plain, seed=seed + 1000, **ARMS[arm])
 
 
 def cells(run: Context, row: str, accuracy: dict[str, float], removed: float) -> None:
@@ -119,6 +124,7 @@ def arm(run: Context, name: str, model: nn.Module) -> None:
     batches = [images for images, _ in evaluation_batches(run.data, run.device)]
     try:
         measured = sparsity(model, batches)
+        exact = exactness(model, batches[0][: run.config["exact_images"]]) if name == "lccl" else None
     except ValueError as error:  # a diverged network has an accuracy, but no zeros to count
         run.measurements.setdefault("diverged", {})[name] = str(error)
         return
@@ -133,9 +139,9 @@ def arm(run: Context, name: str, model: nn.Module) -> None:
         "dead": dead_gates(measured),
         "layers": {one.name: _row(measured[one.name], one.break_even) for one in counted.layers},
     }
-    if name == "lccl":
+    if exact:
         run.measurements["maps"] = zero_maps(model, batches[0][:SHOWN])
-        run.measurements["exact"] = exactness(model.cpu(), batches[0][: run.config["exact_images"]].cpu())
+        run.measurements["exact"] = exact
 
 
 def _row(measured: Sparsity, break_even: float) -> dict[str, float]:
@@ -160,8 +166,11 @@ def exactness(model: nn.Module, images: Tensor) -> dict[str, Any]:
         minus_difference: minus the largest difference as a share of the largest output, over all layers.
         minus_miscount: minus the sum of |multiplications done - open positions x k k C x outputs|.
         layers: multiplications done, those of the dense layer.
+
+    Raises:
+        ValueError: an output of a gated layer is not finite.
     """
-    model, images = model.double().eval(), images.double()
+    model, images = copy.deepcopy(model).cpu().double().eval(), images.cpu().double()
     inputs, twin = layer_inputs(model, images), skipping(model)
     worst, miscount, layers = 0.0, 0, {}
     for path, gate in gates(model).items():
@@ -171,6 +180,8 @@ def exactness(model: nn.Module, images: Tensor) -> dict[str, Any]:
         with torch.inference_mode():
             ours, plain = skipped(x), model.get_submodule(path)(x)
             opened = int((gate(x) != 0).sum())
+        if not torch.isfinite(plain).all():
+            raise ValueError(f"layer {path}: the output holds NaN or infinity; the network diverged")
         worst = max(worst, float((ours - plain).abs().max() / plain.abs().max().clamp_min(1e-30)))
         outputs, row = skipped.main.matrix.shape
         per_position = row * (outputs if gate.conv.out_channels == 1 else 1)

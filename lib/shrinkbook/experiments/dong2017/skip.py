@@ -1,6 +1,7 @@
 """Time skipping against the dense matrix product and the framework's convolution, over shares of zeros and shapes."""
 
 import copy
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.latency import in_mode, latency, saved
 from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, gates, responses, with_zeros
 from shrinkbook.methods.lccl_saving import overhead, saving
-from shrinkbook.methods.lccl_skip import Im2colConv, SkippingConv, skipping
+from shrinkbook.methods.lccl_skip import Im2colConv, SkippingConv, WholeIm2colConv, skipping
 from shrinkbook.nets import initialize
 
 AT = 0.6  # share of zeros at which claims compare
@@ -24,7 +25,8 @@ WIDE = 64  # channels from which claims compare
 def timed(run: Context) -> None:
     """Each shape (channels, side) at each share of zeros: dense im2col and GEMM, the framework, both kinds skipping.
 
-    Gates are computed, too. Zeros are set by shifting the gate's batch norm on the very input that is timed.
+    The dense product is the faster of two forms of it. Gates are computed, too. Zeros are set by shifting the gate's
+    batch norm on the very input that is timed.
     """
     config, points = run.config, []
     generator = torch.Generator().manual_seed(run.seed)
@@ -33,22 +35,26 @@ def timed(run: Context) -> None:
         initialize(conv, run.seed)
         x = torch.randn(config["batch"], channels, side, side, generator=generator).relu()
         x = x.contiguous(memory_format=torch.channels_last)
-        dense = {
-            "im2col": Im2colConv(conv), "framework": conv, "framework, channels last": in_mode(conv, "channels_last")
+        plain = {
+            "im2col in blocks": Im2colConv(conv), "im2col at once": WholeIm2colConv(conv), "framework": conv,
+            "framework, channels last": in_mode(conv, "channels_last"),
         }  # fmt: skip
         for zeros in config["zeros"]:
-            models = dict(dense)
+            models: dict[str, Any] = dict(plain)
             for kind in ("kxkxCx1", "1x1xCxT") if zeros == AT else ("kxkxCx1",):
                 gate = LCCL(conv, kind)
                 initialize(gate, run.seed + 1000)
                 models[kind] = SkippingConv(with_zeros(LCCLConv2d(conv, gate), x, zeros))
             found = latency(models, x, config["rounds"], config["warmup"], run.seed)
             seconds = {name: timing.median for name, timing in found.items()}
-            points.append({"channels": channels, "side": side, "zeros": zeros, "seconds": seconds})
+            open_share = models["kxkxCx1"].main.positions / (config["batch"] * side**2)
+            points.append(
+                {"channels": channels, "side": side, "zeros": zeros, "closed": 1 - open_share, "seconds": seconds}
+            )
         run.progress(f"{channels} x {side} x {side} timed")
     run.measurements["points"] = points
     wide = [point for point in points if point["zeros"] == AT and point["channels"] >= WIDE]
-    gains = {kind: [p["seconds"]["im2col"] / p["seconds"][kind] for p in wide] for kind in ("kxkxCx1", "1x1xCxT")}
+    gains = {kind: [dense(p["seconds"]) / p["seconds"][kind] for p in wide] for kind in ("kxkxCx1", "1x1xCxT")}
     run.measurements["skip"] = {
         "shared_gain": [gain - 1 for gain in gains["kxkxCx1"]],
         "shared": float(np.median(gains["kxkxCx1"])),
@@ -65,7 +71,7 @@ def network_speed(run: Context) -> None:
 
     Weights are random: the same share of every gate is closed, on the very image that is timed, so that the network
     saves what the paper prints. Masks are hard, since untrained products of so many gates overflow. Dense is the plain
-    network with those convolutions as im2col and GEMM; beside it stands the framework's plain network.
+    network with those convolutions as im2col and GEMM, in the faster form; beside it stands the framework's network.
     """
     config, paper = run.config, claims.load("dong2017")
     shape = (3, config["side"], config["side"])
@@ -79,20 +85,23 @@ def network_speed(run: Context) -> None:
         zeros = zeros_for(gated, shape, printed / 100)
         close(gated, x, zeros)
         models = {
-            "im2col": dense_twin(plain, list(gates(gated))), "framework": in_mode(plain, "channels_last"),
-            "skipping": skipping(gated),
+            "im2col in blocks": dense_twin(plain, gates(gated), Im2colConv),
+            "im2col at once": dense_twin(plain, gates(gated), WholeIm2colConv), "framework": plain,
+            "framework, channels last": in_mode(plain, "channels_last"), "skipping": skipping(gated),
         }  # fmt: skip
         found = latency(models, x, config["rounds"], config["warmup"], run.seed)
+        seconds = {name: timing.median for name, timing in found.items()}
+        names = {seconds[name]: name for name in seconds}
+        im2col, other = found[names[dense(seconds)]], found[names[framework(seconds)]]
         kept = {path: (value != 0).double().mean().item() for path, value in responses(gated, x).items()}
         counted = saving(gated, shape, {path: 1 - share for path, share in kept.items()})
-        measured = saved(found["im2col"], found["skipping"])
+        measured = saved(im2col, found["skipping"])
         run.cell(f"speed/ResNet-{depth}-LCCL/theoretical", 100 * counted.removed)
         run.cell(f"speed/ResNet-{depth}-LCCL/measured", measured.median)
         run.measurements[f"ResNet-{depth}"] = {
             "zeros": 100 * zeros, "theoretical": 100 * counted.removed, "measured": measured.median,
             "low": measured.low, "high": measured.high,
-            "against framework": saved(found["framework"], found["skipping"]).median,
-            "seconds": {name: timing.median for name, timing in found.items()},
+            "against framework": saved(other, found["skipping"]).median, "seconds": seconds,
         }  # fmt: skip
         run.progress(f"ResNet-{depth} timed")
 
@@ -111,14 +120,24 @@ def close(gated: nn.Module, x: torch.Tensor, zeros: float) -> None:
         gated.set_submodule(path, with_zeros(layer, layer_inputs(gated, x)[path], zeros))
 
 
-def dense_twin(plain: nn.Module, paths: list[str]) -> nn.Module:
-    """A copy whose convolutions at these paths run as im2col and one matrix product."""
+def dense_twin(plain: nn.Module, paths: Iterable[str], form: Callable[[nn.Conv2d, str], nn.Module]) -> nn.Module:
+    """A copy whose convolutions at these paths run as im2col and matrix product, in one of the two forms."""
     twin = copy.deepcopy(plain).eval()
     for path in paths:
         conv = twin.get_submodule(path)
         assert isinstance(conv, nn.Conv2d)
-        twin.set_submodule(path, Im2colConv(conv, path))
+        twin.set_submodule(path, form(conv, path))
     return twin
+
+
+def dense(seconds: Mapping[str, float]) -> float:
+    """The faster of the two dense products of im2col rows."""
+    return min(seconds["im2col in blocks"], seconds["im2col at once"])
+
+
+def framework(seconds: Mapping[str, float]) -> float:
+    """The faster of the framework's two layouts."""
+    return min(seconds["framework"], seconds["framework, channels last"])
 
 
 def break_even(points: list[dict[str, Any]], channels: int, side: int) -> float | None:
@@ -126,9 +145,7 @@ def break_even(points: list[dict[str, Any]], channels: int, side: int) -> float 
     curve = []
     for point in points:
         if (point["channels"], point["side"]) == (channels, side):
-            seconds = point["seconds"]
-            framework = min(seconds["framework"], seconds["framework, channels last"])
-            curve.append((point["zeros"], framework / seconds["kxkxCx1"]))
+            curve.append((point["zeros"], framework(point["seconds"]) / point["seconds"]["kxkxCx1"]))
     for (z, gain), (next_z, next_gain) in zip([(curve[0][0], curve[0][1]), *curve], curve, strict=False):
         if next_gain >= 1:
             return next_z if gain >= 1 or next_gain == gain else z + (1 - gain) / (next_gain - gain) * (next_z - z)

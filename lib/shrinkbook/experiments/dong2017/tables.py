@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 
 from shrinkbook.evidence import claims, figures
+from shrinkbook.experiments.dong2017.skip import dense, framework
 
 ORANGE = np.array([0.68, -0.27, -1.0])  # #D55E00 on the scale of image_grid
 
 
 def arms_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Mean accuracy of every arm, its lowest and highest, zeros, saving in three counts, gates that decide nothing."""
+    """Accuracy of every arm, zeros, saving in three counts and both readings, idle gates; means over the seeds."""
     rows: dict[str, dict[str, Any]] = {}
     for name in runs[0]["measurements"]["accuracy"]:
         accuracy = [run["measurements"]["accuracy"][name] for run in runs]
@@ -27,9 +28,10 @@ def arms_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "as the authors count, %": 100 * np.mean([arm["removed, as the authors count"] or np.nan for arm in arms]),
             "faster, %": 100 * np.mean([arm["faster"] for arm in arms]),
             "gates' cost, %": np.mean([arm["overhead"] for arm in arms]),
-            "dead gates": sum(len(arm["dead"]) for arm in arms),
+            "gates never open": np.mean([sum(how == "closed" for how in arm["dead"].values()) for arm in arms]),
+            "gates never closed": np.mean([sum(how == "open" for how in arm["dead"].values()) for arm in arms]),
         }
-    return pd.DataFrame(rows).T.astype(float).round(2)
+    return pd.DataFrame(rows).T.astype(float).round(2).map(lambda value: "" if np.isnan(value) else f"{value:g}")
 
 
 def depth_picture(run: dict[str, Any], arms: Sequence[str]) -> figures.Picture:
@@ -71,13 +73,23 @@ def frontier_picture(runs: Sequence[dict[str, Any]], printed: claims.Table) -> f
         points[arm] = (saved, [run["measurements"]["accuracy"][arm] for run in kept])
     panels = {f"ours: {config['net']}, {config['data']}": points}
     if config["row"]:
+        cells = {(cell.row, cell.column): cell.number for cell in printed.cells}
         paper: dict[str, figures.Curve] = {}
         for row in printed.rows:
-            cells = {cell.column: cell.number for cell in printed.cells if cell.row == row}
-            if cells.get("accuracy") is not None and ("saved" not in cells or cells["saved"] is not None):
-                paper[row] = ([cells.get("saved") or 0.0], [cells["accuracy"]])
-        panels["the paper, recalled"] = paper
+            net = row.replace("-LCCL", "")
+            plain, gated, share = cells.get((net, "accuracy")), cells.get((row, "accuracy")), cells.get((row, "saved"))
+            if plain is not None and gated is not None and share is not None:
+                paper[f"{net}, printed"] = ([0.0, share], [plain, gated])
+        panels["the paper, recalled: without and with LCCL"] = paper
     return figures.curves(panels, "multiply-accumulates saved (%)", "accuracy (%)", across=2, lines=False)
+
+
+def even_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
+    """The share of zeros from which skipping beats the framework's own convolution, by shape; no bar: never."""
+    found = [run["measurements"]["break_even"] for run in runs]
+    middle = [np.median([np.inf if one[shape] is None else 100 * one[shape] for one in found]) for shape in found[0]]
+    values = [float(value) if np.isfinite(value) else np.nan for value in middle]
+    return figures.bars(list(found[0]), {"skipping pays from": values}, "positions closed (%)")
 
 
 def speed_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
@@ -89,7 +101,7 @@ def speed_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
             if (point["channels"], point["side"]) == (channels, side):
                 found = [run["measurements"]["points"][number]["seconds"] for run in runs]
                 gains = [
-                    float(np.median([one["im2col"] / one["kxkxCx1"] for one in found])),
+                    float(np.median([dense(one) / one["kxkxCx1"] for one in found])),
                     float(np.median([framework(one) / one["kxkxCx1"] for one in found])),
                 ]
                 curves.append((100 * point["zeros"], *gains))
@@ -101,20 +113,15 @@ def speed_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
     return figures.curves(panels, "positions closed (%)", "dense time / skipping time", across=2)
 
 
-def framework(seconds: dict[str, float]) -> float:
-    """The faster of the framework's two layouts."""
-    return min(seconds["framework"], seconds["framework, channels last"])
-
-
 def skip_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Milliseconds by shape and zeros, medians over the runs, and the two ratios."""
+    """Milliseconds by shape and zeros, and dense over skipping for the faster dense forms; medians over the runs."""
     rows = {}
     for number, point in enumerate(runs[0]["measurements"]["points"]):
         found = [run["measurements"]["points"][number]["seconds"] for run in runs]
         median = {name: 1000 * float(np.median([one[name] for one in found])) for name in found[0]}
         rows[f"{point['channels']} x {point['side']} x {point['side']}", point["zeros"]] = {
             **{f"{name}, ms": value for name, value in median.items()},
-            "im2col / skipping": median["im2col"] / median["kxkxCx1"],
-            "framework / skipping": framework(median) / median["kxkxCx1"],
+            "im2col / skipping": float(np.median([dense(one) / one["kxkxCx1"] for one in found])),
+            "framework / skipping": float(np.median([framework(one) / one["kxkxCx1"] for one in found])),
         }
     return pd.DataFrame(rows).T.rename_axis(["maps", "zeros"]).round(3)

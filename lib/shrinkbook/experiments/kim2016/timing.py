@@ -13,7 +13,7 @@ from shrinkbook.experiments.kim2016.cost import ORIGINALS, RANKS, compressed
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.energy import power
-from shrinkbook.measure.latency import MODES, in_mode, latency, usable_modes
+from shrinkbook.measure.latency import MODES, OnItsInput, in_mode, latency, usable_modes
 from shrinkbook.methods.tucker import Report
 from shrinkbook.nets import initialize
 
@@ -76,17 +76,6 @@ def _power(models: Mapping[str, nn.Module], image: Tensor, run: Context) -> dict
     return {"watt": medians, "reason": reason}
 
 
-class _OnItsInput(nn.Module):
-    """A part of a network on what it reads, whatever it is called with, so that all parts can be timed in turns."""
-
-    def __init__(self, part: nn.Module, seen: Tensor) -> None:
-        super().__init__()
-        self.part, self.seen = part, seen
-
-    def forward(self, _: Tensor) -> Tensor:
-        return self.part(self.seen)
-
-
 def layer_by_layer(run: Context) -> None:
     """Time every decomposed layer and its factors on what they read, all in turns, each in the faster of two layouts.
 
@@ -105,7 +94,7 @@ def layer_by_layer(run: Context) -> None:
             seen = inputs[which][name]
             if mode == "channels_last" and seen.ndim == 4:
                 seen = seen.contiguous(memory_format=torch.channels_last)
-            parts[f"{mode} {which} {name}"] = _OnItsInput(in_mode(models[which].get_submodule(name), mode), seen)
+            parts[f"{mode} {which} {name}"] = OnItsInput(in_mode(models[which].get_submodule(name), mode), seen)
     timed = latency(parts, image, run.config["rounds"], run.config["warmup"], run.seed)
 
     def seconds(which: str, name: str) -> float:

@@ -1,0 +1,39 @@
+"""Knowledge distillation (Hinton, Vinyals and Dean 2015): a student learns the softened predictions of a teacher."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)), Hinton et al. 2015, section 2.
+
+    The factor tau^2 keeps the gradient's size: d loss / d student = tau (softmax(s / tau) - softmax(t / tau)) tends to
+    the difference of the centred logits over the number of classes as tau grows. At tau = 1 the loss is the cross
+    entropy with the teacher's probabilities as targets less their own entropy, so both have the same gradient.
+
+    Args:
+        student_logits: (n, k), any precision.
+        teacher_logits: (n, k), without gradient.
+        temperature: tau, above 0.
+
+    Returns:
+        A scalar in nats: summed over the classes, mean over the batch, computed in float32 or better.
+
+    Raises:
+        ValueError: a temperature that is not positive, unequal or empty shapes, a teacher that asks for a gradient.
+    """
+    if not temperature > 0:
+        raise ValueError(
+            f"distillation_loss: temperature {temperature} is not positive; 1 leaves the logits as they are"
+        )
+    if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2 or not len(student_logits):
+        shapes = f"student {tuple(student_logits.shape)}, teacher {tuple(teacher_logits.shape)}"
+        raise ValueError(f"distillation_loss: {shapes}; both must be (batch, classes), the same and not empty")
+    if teacher_logits.requires_grad:
+        raise ValueError(
+            "distillation_loss: the teacher's logits ask for a gradient; compute them under torch.no_grad()"
+        )
+    dtype = torch.promote_types(student_logits.dtype, torch.float32)
+    student, teacher = (F.log_softmax(logits.to(dtype) / temperature, 1) for logits in (student_logits, teacher_logits))
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)

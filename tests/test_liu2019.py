@@ -1,0 +1,243 @@
+"""Liu et al. 2019: tables, claims, the pipeline on digits and CIFAR at tiny budgets, ImageNet on made-up images."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmallCifar, paths_of
+from PIL import Image
+
+from shrinkbook.evidence import claims, verdicts
+from shrinkbook.evidence.store import dig
+from shrinkbook.experiments import catalogue, liu2019
+from shrinkbook.experiments.liu2019 import imagenet, prune, spaces
+from shrinkbook.experiments.liu2019.cost import generators
+from shrinkbook.experiments.run import ensure, unit
+from shrinkbook.methods.metapruning import PruningNet
+from shrinkbook.nets import initialize
+from shrinkbook.training import data, folder
+from shrinkbook.training.data import DataError
+from shrinkbook.training.fit import Recipe
+
+PAPER = claims.load("liu2019")
+ONE_EPOCH = {"epochs": 1, "batch": 100, "lr": 0.1}
+TINY = {"population": 4, "mutations": 1, "crossovers": 1, "generations": 2, "parents": 2}
+SMALL = {
+    "recipe": ONE_EPOCH, "final": ONE_EPOCH, "evolution": TINY, "random_widths": 3, "reseeds": 2, "structures": 2,
+    "step": 4,
+}  # fmt: skip
+
+
+def test_six_tables_are_whole_and_every_cell_of_cost_has_a_convention() -> None:
+    assert [PAPER.tables[f"table{n}"].cells and len(PAPER.tables[f"table{n}"].cells) for n in range(1, 7)] == [
+        14, 26, 22, 14, 14, 14,
+    ]  # fmt: skip
+    for number in range(1, 7):
+        for cell in PAPER.tables[f"table{number}"].cells:
+            assert cell.status == "verified" and cell.value
+            assert cell.note or "top1" in cell.column
+    assert {claim.number for claim in PAPER.claims} == set(range(1, 11))
+    gains = {c.id: PAPER.printed(c) for c in PAPER.claims if c.kind == "delta"}
+    assert gains["liu2019.2e"] == "9.0" and gains["liu2019.2h"] == "9.9"  # "up to 9.0/9.9" of the abstract
+
+
+def test_structural_claims(scratch) -> None:
+    run = ensure(unit(catalogue.EXPERIMENTS, "liu2019.cost", "quick", 0))
+    words = {
+        claim.id.removeprefix("liu2019."): verdicts.judge(claim, PAPER, [run], "quick")["verdict"]
+        for claim in PAPER.claims
+        if claim.kind == "structural"
+    }
+    assert words == {
+        **dict.fromkeys(("1a", "1b", "1c", "1e", "1f", "1g"), "reproduced"), "1d": "close", "1x": "differs",
+    }  # fmt: skip
+    counted = run["measurements"]["counted"]
+    assert counted["official/MobileNetV2, logged vector/flops"] == {
+        "MAC": 202_289_368,
+        "search code's count": 207_976_916,
+    }
+    assert run["measurements"]["spaces"]["ResNet-50"]["networks"] == "31^20"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return ensure(unit(catalogue.EXPERIMENTS, "liu2019.digits", "quick", 0, SMALL))
+
+
+def test_digits_fill_what_their_claims_read(digits) -> None:
+    read = [claim for claim in PAPER.claims if "liu2019.digits" in claim.experiments]
+    assert {claim.id for claim in read} == {f"liu2019.{n}" for n in ("1h", "1i", "3", "4", "5a", "5b", "6", "7", "9")}
+    for claim in read:
+        assert all(dig(digits["measurements"], path) is not None or path == "ranks.tau" for path in paths_of(claim))
+    assert digits["measurements"]["tied"] == {"vectors": 2, "minus_failures": 0}
+
+
+def test_searches_stay_within_their_budgets_and_train_what_the_vector_file_holds(digits) -> None:
+    space = spaces.SPACES[digits["config"]["net"]].space()
+    checkpoint = unit(catalogue.EXPERIMENTS, "liu2019.digits", "quick", 0, SMALL).checkpoint
+    for label, one in digits["measurements"]["search"].items():
+        assert one["cost"] == digits["stages"][f"searched {label}"]["mac"] <= one["budget"]
+        assert one["uniform mac"] == digits["stages"][f"uniform {label}"]["mac"] == one["budget"]
+        assert one["evaluations"] == 8 and len(one["progress"]) == 8
+        stored = checkpoint.with_name(one["vector"])
+        assert spaces.load_vector(stored, digits["config"]["net"], space) == one["widths"]
+        with pytest.raises(ValueError, match="not of another net"):
+            spaces.load_vector(stored, "another net", space)
+    labels = list(digits["measurements"]["search"])
+    assert labels == ["mac 0.375", "mac 0.625"]
+    assert len(digits["measurements"]["search"][labels[0]]["random progress"]) == 8
+
+
+def test_the_premise_is_spread_against_seeds(digits) -> None:
+    ranks, premise = digits["measurements"]["ranks"], digits["measurements"]["premise"]
+    assert len(ranks["rows"]) == 3 and len(ranks["seeds"]) == 2
+    trained = [row["trained"] for row in ranks["rows"]]
+    assert premise["hard_enough"] == pytest.approx(np.std(trained, ddof=1) - 2 * np.std(ranks["seeds"], ddof=1))
+    rows = {(tuple(row["genes"])) for row in ranks["rows"]}
+    assert len(rows) == 3
+    assert all(row["mac"] <= digits["measurements"]["search"]["mac 0.375"]["budget"] for row in ranks["rows"])
+
+
+def test_pictures_and_tables(digits) -> None:
+    for draw in (liu2019.proxy_picture, liu2019.progress_picture, liu2019.widths_picture, liu2019.ranks_picture):
+        assert draw([digits, digits]).axes
+    assert list(liu2019.budgets_table([digits]).index) == ["mac 0.375", "mac 0.625"]
+
+
+def test_numbers_of_the_generators() -> None:
+    with torch.device("meta"):
+        space = spaces.SPACES["MobileNetV1"].space()
+        net = PruningNet(space)
+    held = sum(parameter.numel() for parameter in net.weights.parameters())
+    assert generators(space, 32) == held
+
+
+def test_evaluations_on_two_processes_are_the_same() -> None:
+    torch.manual_seed(0)
+    space = spaces.SPACES["digits ResNet of three blocks"].space()
+    proxy = prune.Proxy(PruningNet(space).eval(), data.load("digits"), 128, "cpu")
+    vectors = [(7, 7, 7, 7, 7), (3, 3, 3, 3, 3)]
+    with prune.spreading(proxy, 2) as spread:
+        assert list(spread(proxy, vectors)) == [proxy(genes) for genes in vectors]
+
+
+def test_downsampling_widths_are_those_that_strided_convolutions_write() -> None:
+    with torch.device("meta"):
+        v1, v2 = (spaces.SPACES[name].space() for name in ("MobileNetV1", "MobileNetV2"))
+    assert spaces.downsampling(v1) == ["layer_2", "layer_4", "layer_6", "layer_12"]
+    assert spaces.downsampling(v2) == ["mid_2", "mid_4", "mid_7", "mid_14"]
+
+
+@pytest.mark.parametrize("name", ["liu2019.resnet20_200eval", "liu2019.mobilenet_v1"])
+def test_cifar_runs_fill_what_their_claims_read(small_cifar: SmallCifar, monkeypatch, name: str) -> None:
+    narrow = {
+        "ResNet-20 with projections": partial(spaces.nets.ResNet, (1, 1), (16, 32), projection=True),
+        "MobileNetV1 for CIFAR": partial(spaces.nets.MobileNetV1, (16, 16, 16, 32), (1, 2, 1, 2), 10),
+    }
+    for net, build in narrow.items():
+        monkeypatch.setitem(spaces.SPACES, net, spaces.Searched(build, (0.25, 0.5, 1.0), 8, spaces.CIFAR))
+    recipe = {**ONE_EPOCH, "batch": 4, "lr": 1e-3}
+    changes = {**SMALL, "recipe": recipe, "final": recipe, "val_fraction": 0.5, "val_images": 6, "images": 6,
+               "uniform": [1.0] if "v1" in name else [0.5, 1.0], "step": 1, "rounds": 1, "batch": 2}  # fmt: skip
+    run = small_cifar(name, {name: changes})
+    for claim in PAPER.claims:
+        if name in claim.experiments:
+            assert all(dig(run["measurements"], path) is not None or path == "ranks.tau" for path in paths_of(claim))
+    assert ("latency 1" in run["measurements"]["search"]) == (name == "liu2019.mobilenet_v1")
+
+
+def test_latency_of_both_families_a_table_and_a_generator(scratch, monkeypatch) -> None:
+    monkeypatch.setattr("shrinkbook.experiments.liu2019.timing.IMAGENET", (3, 32, 32))
+    small = {"tables": ["table5", "table6"], "rounds": 1, "warmup": 0, "vectors": 2, "table_rounds": 1, "channels": 64}
+    run = ensure(unit(catalogue.EXPERIMENTS, "liu2019.latency", "quick", 0, small))
+    assert (
+        set(run["cells"]) == {"table5", "table6"} and len(run["measurements"]["gaps"]["time_over_mac"]) == 6
+    )  # of one round none is noisy
+    assert run["measurements"]["table5"]["1x"]["time"] == 1
+    assert len(run["measurements"]["additivity"]["rows"]) == 2 and len(run["measurements"]["generating"]) == 6
+
+
+def images(root, classes: int, each: int) -> None:
+    draws = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in range(classes):
+            place = root / split / f"n{label:02d}"
+            place.mkdir(parents=True)
+            for number in range(each):
+                pixels = draws.integers(0, 256, (40 + number, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.JPEG")
+
+
+def test_image_folders_are_read_with_pillow_alone(tmp_path) -> None:
+    images(tmp_path, 2, 3)
+    train = folder.listed(tmp_path, "train")
+    assert train.labels == (0, 0, 0, 1, 1, 1) and train.classes == 2
+    kept, held = train.split(1)
+    assert (len(kept.paths), held.labels) == (4, (0, 1)) and not set(kept.paths) & set(held.paths)
+    pixels, labels = folder.resident(held, 32)
+    assert pixels.shape == (2, 3, 32, 32) and pixels.dtype == torch.uint8 and labels.tolist() == [0, 1]
+    augmented = folder.Augmented(kept, 32, seed=0)
+    first, again = augmented[1][0], augmented[1][0]
+    assert torch.equal(first, again) and first.shape == (3, 32, 32)
+    augmented.epoch = 1
+    assert not torch.equal(first, augmented[1][0])
+    (tmp_path / "train" / "n00" / "0.JPEG").write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        folder.opened(train.paths[0])
+    with pytest.raises(DataError, match="holds no folder of a class"):
+        folder.listed(tmp_path, "test")
+    (tmp_path / "val" / "n02").mkdir()
+    with pytest.raises(DataError, match="n02 holds no image"):
+        folder.listed(tmp_path, "val")
+
+
+def test_ranks_share_every_batch() -> None:
+    parts = [folder._share(range(8), 4, rank, 2) for rank in (0, 1)]
+    assert parts == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+def test_imagenet_by_torchrun_on_two_processes_with_made_up_images(tmp_path) -> None:
+    images(tmp_path, 3, 4)
+    tiny = {"epochs": 1, "batch": 4, "lr": 0.01}
+    config = {
+        **catalogue.EXPERIMENTS["liu2019.imagenet_v1"].configs["paper"], "net": "ResNet-20 with projections",
+        "dtype": "float32", "side": 16, "recipe": tiny, "final": tiny, "uniform": [0.25], "val_per_class": 1,
+        "images": 4, "readers": 0, "evolution": {**TINY, "generations": 1},
+    }  # fmt: skip
+    job = tmp_path / "x.job.json"
+    job.write_text(json.dumps({"config": config, "seed": 0, "folder": str(tmp_path)}))
+    imagenet.launch(job, 2)
+    result = json.loads(job.with_suffix(".result.json").read_text())
+    assert set(result["accuracy"]) == {"searched 0.25", "uniform 0.25"}
+    assert result["search"]["0.25"]["mac"] <= result["search"]["0.25"]["budget"]
+    assert [row["phase"] for row in result["history"]] == ["PruningNet", "searched 0.25", "uniform 0.25"]
+
+
+def test_streamed_training_resumes_exactly_and_refuses_other_images(tmp_path) -> None:
+    images(tmp_path, 2, 4)
+    train = folder.listed(tmp_path, "train")
+    recipe, device = Recipe(3, 4, 0.05), torch.device("cpu")
+
+    def trained(name: str, progress=None, on=train) -> torch.nn.Module:
+        model = initialize(spaces.nets.MobileNetV1((8, 8, 16), (2, 2, 2), 2), 0)
+        folder.fit_stream(model, on, recipe, 16, 0, device, tmp_path / name, workers=0, progress=progress)
+        return model
+
+    def stop(row: dict) -> None:
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    rates: list[float] = []
+    whole = trained("whole", lambda row: rates.append(row["lr"]))
+    assert rates == pytest.approx([0.05 * (1 - step / 6) for step in (1, 3, 5)])  # linear, at the last of two steps
+    with pytest.raises(KeyboardInterrupt):
+        trained("stopped", stop)
+    resumed = trained("stopped")
+    pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    with pytest.raises(ValueError, match="belongs to another run"):
+        trained("stopped", on=train.split(1)[0])
+    with pytest.raises(DataError, match="fewer than a batch"):
+        trained("new", on=train.split(3)[0])

@@ -1,0 +1,146 @@
+"""The evolutionary search: constraints, origins, resuming, controls; and the latency table it may search by."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from shrinkbook import nets
+from shrinkbook.measure.lookup import LatencyTable, measure_table
+from shrinkbook.methods.metapruning_search import (
+    Constraint,
+    Evolution,
+    Search,
+    crossover,
+    evolve,
+    mutation,
+    random_search,
+)
+from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
+
+EIGHTHS = [n / 8 for n in range(2, 9)]
+SMALL = Evolution(population=20, mutations=8, crossovers=8, generations=6, parents=5)
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    model = nets.MobileNetV1((8, 16, 16, 32, 32, 64), (1, 2, 1, 2, 1, 1), classes=10, in_channels=1)
+    return SearchSpace(model, model.free_widths(), EIGHTHS)
+
+
+@pytest.fixture(scope="module")
+def half(space) -> Constraint:
+    count = MacCount(space, (1, 8, 8))
+    return Constraint(count, 0.5 * count((6,) * 5))
+
+
+def planted(genes: Genes) -> float:
+    """Best at narrow early and wide late layers."""
+    return -sum((gene - wanted) ** 2 for gene, wanted in zip(genes, (1, 2, 3, 5, 6), strict=True))
+
+
+def test_numbers_of_the_paper() -> None:
+    settings = Evolution()
+    assert (settings.population, settings.mutations, settings.crossovers, settings.generations) == (50, 25, 25, 20)
+    assert (settings.probability, settings.parents) == (0.1, 10)
+
+
+def test_every_candidate_meets_the_constraint_once_and_evolution_finds_what_is_planted(space, half) -> None:
+    search = evolve(space, planted, half, SMALL, seed=0)
+    vectors = [one.genes for one in search.candidates]
+    assert len(vectors) == len(set(vectors)) == 120
+    assert all(one.cost == half.cost(one.genes) <= half.most for one in search.candidates)
+    assert {one.origin for one in search.generations[0]} == {"random"}
+    origins = [one.origin for one in search.generations[1]]
+    assert origins.count("mutation") == 8 and origins.count("crossover") == 8 and origins.count("random") == 4
+    progress = search.progress()
+    assert progress == sorted(progress) and progress[-1] == search.best.fitness
+    control = random_search(space, planted, half, 120, seed=0)
+    assert len({one.genes for one in control.candidates}) == 120
+    better = [
+        evolve(space, planted, half, SMALL, seed).best.fitness
+        - random_search(space, planted, half, 120, seed).best.fitness
+        for seed in range(5)
+    ]
+    assert sum(better) > 0
+
+
+def test_an_interrupted_search_ends_like_a_whole_one(space, half) -> None:
+    whole = evolve(space, planted, half, SMALL, seed=4)
+    saved: list[str] = []
+
+    def save(search: Search) -> None:
+        saved.append(json.dumps(search.plain()))
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evolve(space, planted, half, SMALL, seed=4, save=save)
+    resumed = evolve(space, planted, half, SMALL, seed=4, search=Search.restored(json.loads(saved[-1])))
+    assert resumed == whole
+    assert evolve(space, planted, half, SMALL, seed=5) != whole
+
+
+def test_mutation_and_crossover_are_the_papers() -> None:
+    draws = random.Random(0)
+    parent = (3,) * 20_000
+    child = mutation(parent, 31, 0.1, draws)
+    moved = [gene for gene in child if gene != 3]
+    assert 0.09 < len(moved) / len(child) < 0.11
+    assert set(moved) == set(range(31)) - {3}
+    mixed = crossover([(0,) * 20_000, (1,) * 20_000], draws)
+    assert 0.48 < sum(mixed) / len(mixed) < 0.52
+    assert mutation((0, 0), 1, 1.0, draws) == (0, 0)
+
+
+def test_budgets_that_no_network_meets(space, half) -> None:
+    with pytest.raises(ValueError, match=r"no network meets a budget of 10 multiply-accumulates: the narrowest takes"):
+        evolve(space, planted, Constraint(half.cost, 10), SMALL)
+    uneven = Constraint(lambda genes: {0: 5.0, 1: 2.0}.get(genes[0], 9.0), 3.0, unit="seconds")  # a measured table
+    assert {one.genes[0] for one in random_search(space, planted, uneven, 20).candidates} == {1}
+    with pytest.raises(ValueError, match="no network lies between"):
+        random_search(space, planted, Constraint(half.cost, 1e12, 1e11), 5)
+    narrowest = half.cost((0,) * 5)
+    with pytest.raises(ValueError, match="only 1 vectors meet the constraint"):
+        evolve(space, planted, Constraint(half.cost, narrowest), SMALL)
+    with pytest.raises(ValueError, match="at least 2 parents"):
+        Evolution(parents=1)
+    with pytest.raises(ValueError, match=r"30 \+ 30 children do not fit"):
+        Evolution(mutations=30, crossovers=30)
+
+
+def test_small_budgets_and_bands_are_searched_too(space, half) -> None:
+    full = half.cost((6,) * 5)
+    tight = evolve(space, planted, Constraint(half.cost, 0.25 * full), SMALL)
+    assert tight.candidates and all(one.cost <= 0.25 * full for one in tight.candidates)
+    band = random_search(space, planted, Constraint(half.cost, 0.5 * full, 0.45 * full), 30)
+    assert len(band.candidates) == 30 and all(0.45 * full <= one.cost <= 0.5 * full for one in band.candidates)
+    limited = random_search(space, planted, half, 30, settings=Evolution(lowest=2, highest=4))
+    assert {gene for one in limited.candidates for gene in one.genes} == {2, 3, 4}
+
+
+def test_a_search_by_a_latency_table(space) -> None:
+    torch.manual_seed(0)
+    model = nets.MobileNetV1((8, 16, 16, 32, 32, 64), (1, 2, 1, 2, 1, 1), classes=10, in_channels=1)
+    shapes = {path: space.possible_shapes(path) for path in space.convolutions}
+    assert len(shapes["conv1"]) == 7 and len(shapes["blocks.0.depthwise"]) == 7
+    assert len(shapes["blocks.0.pointwise"]) == 49 and len(shapes["blocks.4.pointwise"]) == 7
+    table = measure_table(space.convolutions, shapes, model, torch.randn(1, 1, 8, 8), "here", runs=1, warmup=0)
+    again = LatencyTable.restored(json.loads(json.dumps(table.plain())))
+    assert again == table
+
+    def seconds(genes: Genes) -> float:
+        return table.total(space.shapes(space.widths(genes)))
+
+    by_hand = table.rest + sum(table.layers[path][space.shape(path, space.base)] for path in space.convolutions)
+    assert seconds((6,) * 5) == pytest.approx(by_hand)
+    budget = Constraint(seconds, 1.2 * seconds((0,) * 5) + 1, unit="seconds")
+    assert evolve(space, planted, budget, SMALL).candidates
+    lacking = LatencyTable("a phone", table.rest, {k: v for k, v in table.layers.items() if k != "conv1"})
+    with pytest.raises(ValueError, match="look-up table of a phone lacks layer conv1"):
+        lacking.total(space.shapes(space.base))
+    with pytest.raises(ValueError, match=r"lacks conv1 with 1 -> 9 channels"):
+        table.total({"conv1": (9, 1)})
+    with pytest.raises(ValueError, match="not a look-up table"):
+        LatencyTable.restored({"where": "x"})
