@@ -17,7 +17,7 @@ from browser import PROGRAM, Browser
 
 from shrinkbook import notebooks
 from shrinkbook.book import __main__ as book
-from shrinkbook.evidence import store
+from shrinkbook.evidence import claims, store
 
 ABSENT = ", ".join(book.missing())
 pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"{ABSENT} not installed; `make book` does it")
@@ -156,7 +156,7 @@ def test_numbers_lead_to_run_files(html: Path) -> None:
             kept.setdefault(path.name, []).append(path.read_bytes())
     for path in sorted(html.glob("evidence/*.html")):
         links = [html / "evidence" / link for link in Links(path).links if link.endswith(".json")]
-        assert links, f"{path.name} leads to no run file"
+        assert links or path.stem not in claims.papers(), f"{path.name} leads to no run file"
         for link in links:
             assert link.resolve().read_bytes() in kept[link.name]
 
