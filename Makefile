@@ -36,9 +36,9 @@ $(READY): pyproject.toml requirements.lock
 	@echo "Setting up .venv. PyTorch with CUDA downloads about 3 GB and takes about 6 GB of disk; without a GPU take a"
 	@echo "CPU build instead (0.2 GB to download, 1.5 GB of disk): make setup TORCH_INDEX=..., see README."
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -q --index-url $(TORCH_INDEX) $$(grep -E '^(torch|torchvision)==' requirements.lock))
-	$(BIN)/python -m pip install -q -r requirements.lock
-	$(BIN)/python -m pip install -q --no-deps -e .
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -q --no-compile --index-url $(TORCH_INDEX) $$(grep -E '^(torch|torchvision)==' requirements.lock))
+	$(BIN)/python -m pip install -q --no-compile -r requirements.lock
+	$(BIN)/python -m pip install -q --no-compile --no-deps -e .
 	@touch $(READY)
 	@echo "Ready: $$(du -sh .venv | cut -f1) in .venv"
 
@@ -69,7 +69,7 @@ data: $(READY)  ## download a data set or public weights: DATA=mnist|cifar10|cif
 phone-extra: .venv/.phone  ## what phones (and their stand-in, this host by ncnn) need: converter, ncnn, adb; 0.1 GB
 
 .venv/.phone: $(READY) requirements-phone.lock
-	$(BIN)/python -m pip install -q --no-deps -r requirements-phone.lock
+	$(BIN)/python -m pip install -q --no-compile --no-deps -r requirements-phone.lock
 	@touch $@
 
 phone-runner: $(READY)  ## the program that runs on the phone: RUNNER=binary is checked, else built once, ten minutes
@@ -82,11 +82,11 @@ book: $(BOOK)  ## the offline HTML book of the executed notebooks, in build/book
 	@$(BIN)/python -m shrinkbook.book
 
 $(BOOK): $(READY) requirements-book.lock
-	$(BIN)/python -m pip install -q --no-deps -r requirements-book.lock
+	$(BIN)/python -m pip install -q --no-compile --no-deps -r requirements-book.lock
 	@touch $(BOOK)
 
 lab: $(READY)  ## JupyterLab on the notebooks
-	$(BIN)/python -m pip install -q -e '.[lab]'
+	$(BIN)/python -m pip install -q --no-compile -e '.[lab]'
 	JUPYTER_NO_CONFIG= $(BIN)/jupyter lab --notebook-dir notebooks
 
 clean:  ## remove what was computed here; the record, the data cache and .venv stay
