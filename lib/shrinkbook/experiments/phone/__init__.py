@@ -59,6 +59,7 @@ SETS = {
     "vgg16_cifar": ("VGG-16 for CIFAR", 2, 40),
     "resnet56": ("ResNet-56", 3, 60),
     "resnet34": ("ResNet-34", 3, 80),
+    "mobilenet_v1": ("MobileNetV1", 4, 70),
     "alexnet": ("AlexNet", 2, 70),
     "vgg_s": ("VGG-S", 2, 80),
     "googlenet": ("GoogLeNet", 2, 60),

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shrinkbook import nets
 from shrinkbook.evidence import store
 from shrinkbook.experiments.kim2016.cost import ORIGINALS, RANKS, compressed
 from shrinkbook.experiments.li2017.models import INPUTS, PRUNED, by_stage
@@ -99,6 +100,12 @@ def _kim2016(net: str, seed: int) -> Named:
     return {net: (model, shape), f"{net}*": (smaller, shape)}
 
 
+def _mobilenet(net: str, seed: int) -> Named:
+    """MobileNetV1 and its uniformly narrower forms, the baselines of Liu et al. 2019, table 1."""
+    widths = {net: 1.0, **{f"{net}, width {width}": width for width in (0.75, 0.5, 0.25)}}
+    return {name: (initialize(nets.mobilenet_v1(width), seed), (3, 224, 224)) for name, width in widths.items()}
+
+
 def part(module: nn.Module, seen: Tensor) -> tuple[nn.Module, tuple[int, ...]]:
     """A part of a network and the shape of what it reads, as an image; linear layers read a flattened one."""
     if seen.ndim == 2:
@@ -127,5 +134,6 @@ _SETS: dict[str, Callable[[str, int], Named]] = {
     "forms of ResNet-20": _forms,
     "LCCL": _lccl,
     **dict.fromkeys(("VGG-16 for CIFAR", "ResNet-56", "ResNet-34"), _li2017),
+    "MobileNetV1": _mobilenet,
     **dict.fromkeys(ORIGINALS, _kim2016),
 }
