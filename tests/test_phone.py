@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from shrinkbook import cli, notebooks
-from shrinkbook.evidence import store
+from shrinkbook.evidence import claims, store
 from shrinkbook.experiments import catalogue, phone, run, work
 from shrinkbook.experiments.networks import NETS
+from shrinkbook.experiments.phone.subjects import named
 from shrinkbook.measure import conditions
 from shrinkbook.measure.adb import Adb
 from shrinkbook.measure.blocks import Policy, Subject, measure, pack, ratio, realised, unpack
+from shrinkbook.measure.cost import cost
 from shrinkbook.measure.energy import gauge_watts
 from shrinkbook.measure.export import export, missing
 from shrinkbook.measure.host import Host, TorchHost
@@ -281,6 +283,14 @@ def test_lccls_survive_the_export_and_cost_time_on_paper_too(scratch: Path) -> N
     done = run.ensure(run.unit(catalogue.EXPERIMENTS, "phone.lccl", "standard", 0, SMALL))
     plain, gated = done["measurements"]["rows"]
     assert gated["mac_ratio"] < 1 and gated["output_error"] < 1e-4 and gated["realised"] is None
+
+
+def test_mobilenets_are_the_printed_baselines() -> None:
+    table = claims.load("liu2019").tables["table1"]
+    printed = [cell.number for cell in table.cells if cell.column == "uniform_flops"]
+    counted = [cost(model, shape).mac / 1e6 for model, shape in named("MobileNetV1", 0).values()]
+    assert len(counted) == phone.SETS["mobilenet_v1"][1]
+    assert counted == pytest.approx(printed, abs=1)
 
 
 def test_without_the_extra_plain_torch_stands_in(scratch: Path) -> None:

@@ -180,7 +180,8 @@ def heat_maps(
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     steps = [step for step in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if abs(math.log2(step)) <= largest]
-    bar = figure.colorbar(shown, ax=axes, ticks=[math.log2(step) for step in steps], label=label)
+    bar = figure.colorbar(shown, ax=axes, ticks=[math.log2(step) for step in steps])
+    bar.set_label(label.replace(" / ", " /\n"))  # a long one is higher than the picture
     bar.ax.set_yticklabels([f"{step:g}" for step in steps])
     return figure
 
