@@ -291,6 +291,10 @@ def test_mobilenets_are_the_printed_baselines() -> None:
     counted = [cost(model, shape).mac / 1e6 for model, shape in named("MobileNetV1", 0).values()]
     assert len(counted) == phone.SETS["mobilenet_v1"][1]
     assert counted == pytest.approx(printed, abs=1)
+    model, shape = named("MobileNetV1", 0)["MobileNetV1, width 0.25"]
+    with torch.no_grad():
+        one, other = model(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
+    assert (one - other).abs().max() > 0.1 * one.abs().max()  # an image makes a difference, or no check could fail
 
 
 def test_without_the_extra_plain_torch_stands_in(scratch: Path) -> None:

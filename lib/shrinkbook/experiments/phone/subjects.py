@@ -72,7 +72,7 @@ def _lccl(net: str, seed: int) -> Named:
         nn.init.constant_(gate.norm.weight, 0.1)
         nn.init.constant_(gate.norm.bias, 1.0)
     names = ("pre-activation ResNet-20", "pre-activation ResNet-20 with LCCLs, computed densely")
-    return {name: (_settled(module, seed), CIFAR) for name, module in zip(names, (base, gated), strict=True)}
+    return {name: (_settled(module, CIFAR, seed), CIFAR) for name, module in zip(names, (base, gated), strict=True)}
 
 
 def _li2017(net: str, seed: int) -> Named:
@@ -103,7 +103,11 @@ def _kim2016(net: str, seed: int) -> Named:
 def _mobilenet(net: str, seed: int) -> Named:
     """MobileNetV1 and its uniformly narrower forms, the baselines of Liu et al. 2019, table 1."""
     widths = {net: 1.0, **{f"{net}, width {width}": width for width in (0.75, 0.5, 0.25)}}
-    return {name: (initialize(nets.mobilenet_v1(width), seed), (3, 224, 224)) for name, width in widths.items()}
+    shape = (3, 224, 224)  # settled, because random weights leave nothing of an image after 27 layers to be compared
+    return {
+        name: (_settled(initialize(nets.mobilenet_v1(width), seed), shape, seed), shape)
+        for name, width in widths.items()
+    }
 
 
 def part(module: nn.Module, seen: Tensor) -> tuple[nn.Module, tuple[int, ...]]:
@@ -117,13 +121,13 @@ def _halved(base: nn.Module) -> nn.Module:
     return filter_pruning.compress(base, by_stage("ResNet-20", (0.5, 0.5, 0.5)))[0]
 
 
-def _settled(model: nn.Module, seed: int) -> nn.Module:
-    """Batch norms have seen one batch of noise: products of activations with gates would overflow otherwise."""
+def _settled(model: nn.Module, shape: tuple[int, ...], seed: int) -> nn.Module:
+    """Batch norms have seen one batch of noise: what many random layers do to a number would overflow or vanish."""
     norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train()(torch.randn(8, *CIFAR, generator=torch.Generator().manual_seed(seed)))
+        model.train()(torch.randn(8, *shape, generator=torch.Generator().manual_seed(seed)))
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()
