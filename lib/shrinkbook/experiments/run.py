@@ -103,6 +103,10 @@ class Unit:
         """Where the run keeps its weights (and the state it resumes from)."""
         return store.build_dir() / "checkpoints" / f"{self.experiment.name}-{self.run_id}.safetensors"
 
+    def part(self, name: str) -> Path:
+        """The same for one of several networks that the run trains."""
+        return self.checkpoint.with_suffix(f".{name.replace(' ', '-')}.safetensors")
+
 
 class Context:
     """What an experiment's function gets and fills: settings, data, parents on one side, results on the other."""

@@ -1,6 +1,7 @@
 """Every operation of a forward pass, by kind, for papers whose FLOPs count more than convolutions and products."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,10 +33,7 @@ def operations(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     twin = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), _Counter() as counter:
         twin(torch.empty(1, *input_shape, device="meta"))
-    pixels = 1
-    for size in input_shape:
-        pixels *= size
-    return {**counter.found, "pixels": pixels}
+    return {**counter.found, "pixels": math.prod(input_shape)}
 
 
 class _Counter(TorchDispatchMode):

@@ -14,7 +14,7 @@ from shrinkbook.methods.correlation_congruence import (
     correlation_congruence_loss,
     gaussian_rbf,
 )
-from shrinkbook.methods.distillation import distillation_loss
+from shrinkbook.methods.distillation import distillation_loss, with_inputs
 
 
 def with_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,12 +26,7 @@ def with_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer whose input could serve as features")
-    seen: list[Tensor] = []
-    handle = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        logits = model(images)
-    finally:
-        handle.remove()
+    logits, seen = with_inputs(model, layers[-1], images)
     if len(seen) != 1:
         raise ValueError(f"{type(model).__name__} used its last linear layer {len(seen)} times, not once")
     return seen[0], logits

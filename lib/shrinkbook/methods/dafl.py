@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shrinkbook.methods.distillation import with_inputs
+
 Form = Literal["code", "paper"]
 
 
@@ -112,13 +114,7 @@ class Teacher:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(n, c, h, w) -> logits (n, k) and features (n, width)."""
-        seen: list[Tensor] = []
-        module = self.model.get_submodule(self.features)
-        handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            logits = self.model(images)
-        finally:
-            handle.remove()
+        logits, seen = with_inputs(self.model, self.model.get_submodule(self.features), images)
         return logits, seen[0].flatten(1)
 
 

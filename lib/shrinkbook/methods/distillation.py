@@ -1,8 +1,18 @@
-"""Knowledge distillation (Hinton, Vinyals and Dean 2015): a student learns the softened predictions of a teacher."""
+"""Knowledge distillation (Hinton, Vinyals and Dean 2015): softened predictions of a teacher, and its features."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def with_inputs(model: nn.Module, module: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The answer of one forward pass, and what ``module`` inside the model read, once for each time it was used."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        return model(images), seen
+    finally:
+        handle.remove()
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -64,6 +64,10 @@ class DataSet:
         """The same data set on another device; free where it is there already."""
         return replace(self, **{key: getattr(self, key).to(device) for key in KEYS})
 
+    def tested_on(self, indices: Tensor) -> DataSet:
+        """The same training images, and those of them at ``indices`` in place of the test images."""
+        return replace(self, x_test=self.x_train[indices], y_test=self.y_train[indices])
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images (n, c, h, w) to float32, (x / 255 - mean) / std per channel; strides are kept."""
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))

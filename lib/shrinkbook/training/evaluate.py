@@ -92,6 +92,11 @@ def evaluate_batches(
     return Evaluation(100 * right.double().mean().item(), loss, right)
 
 
+def at_chance(accuracy: float, classes: int) -> bool:
+    """Whether an accuracy in percent is at most one and a half times that of guessing."""
+    return accuracy <= 150 / classes
+
+
 def recalibrate_batch_norm(
     model: nn.Module, data: DataSet, images: int, device: torch.device | str = "cpu", batch: int = 128
 ) -> None:

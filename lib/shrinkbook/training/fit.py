@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from shrinkbook.training.batches import Sampler, batches, derived_seed, split_validation
 from shrinkbook.training.checkpoint import resume_training, save_training
 from shrinkbook.training.data import DataSet
-from shrinkbook.training.evaluate import evaluate
+from shrinkbook.training.evaluate import at_chance, evaluate
 from shrinkbook.training.precision import precision
 from shrinkbook.training.recipe import Recipe, optimiser_of, plain
 
@@ -120,7 +119,7 @@ def fit(
     keep, held_out = split_validation(len(data.y_train), recipe.val_fraction, seed)
     if len(keep) < 2:
         raise ValueError(f"data set {data.name!r} leaves {len(keep)} training images: at least 2 are needed")
-    validation = dataclasses.replace(data, x_test=data.x_train[held_out], y_test=data.y_train[held_out])
+    validation = data.tested_on(held_out)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = optimiser_of(model, recipe)
     identity = {"seed": seed, "recipe": plain(recipe), "data": data.fingerprint}
@@ -197,5 +196,5 @@ def _looking(
 def _collapsed(history: list[dict[str, Any]], recipe: Recipe, classes: int) -> bool:
     if not history:
         return False
-    at_chance = history[-1]["train_accuracy"] <= 150 / classes
-    return history[-1]["loss"] is None or (len(history) == recipe.epochs and at_chance)
+    guessing = at_chance(history[-1]["train_accuracy"], classes)
+    return history[-1]["loss"] is None or (len(history) == recipe.epochs and guessing)

@@ -15,6 +15,7 @@ from shrinkbook.methods.dafl import Generator, Teacher, Weights
 from shrinkbook.methods.dafl_training import joint_training, noise, student_step, two_stage_training
 from shrinkbook.methods.distillation import distillation_loss
 from shrinkbook.nets import initialize
+from shrinkbook.training.evaluate import at_chance
 from shrinkbook.training.fit import cross_entropy
 from shrinkbook.training.recipe import Recipe
 
@@ -69,7 +70,7 @@ def with_data(run: Context) -> None:
 
     for name, objective in (("back-propagation", cross_entropy), ("distillation", distil)):
         student = fresh_student(run)
-        resume = run.unit.checkpoint.with_suffix(f".{name}.safetensors")
+        resume = run.unit.part(name)
         run.train(student, recipe, name, resume=resume, objective=objective)
         found[name] = run.stage(name, student)
         run.measurements.setdefault("filters", {})[name] = likeness(student, model)
@@ -97,7 +98,7 @@ def without_data(run: Context) -> None:
         found[name] = run.stage(name, student)
         best[name] = max(row["test_accuracy"] for row in history)  # named only: a choice by the test images
         entropy[name] = history[-1]["mean_entropy"]  # None if it diverged, which is no collapse to few classes
-        shut[name] = found[name] <= 150 / run.data.classes or not history[-1]["finite"]
+        shut[name] = at_chance(found[name], run.data.classes) or not history[-1]["finite"]
         run.measurements.setdefault("filters", {})[name] = likeness(student, model)
         images = sample(run, name, generator)
         with torch.no_grad():

@@ -49,7 +49,7 @@ class Arm:
             phase: name of the stage where an arm has two.
         """
         label = f"{self.name} {phase}".strip()
-        path = self.run.unit.checkpoint.with_suffix(f".{label.replace(' ', '_')}.safetensors")
+        path = self.run.unit.part(label)
         epochs = next(iter(self.recipes.values())).epochs
         history = self._resume(path)
         saved = time.monotonic()

@@ -59,7 +59,7 @@ def gated(run: Context) -> None:
         model, settings = started(run.config["net"], name, run.seed), run.config["recipe"]
         if name == "baseline":
             settings = run.config.get("plain recipe", settings)
-        run.train(model, run.recipe(settings), name, resume=run.unit.checkpoint.with_suffix(f".{name}.safetensors"))
+        run.train(model, run.recipe(settings), name, resume=run.unit.part(name))
         found[name] = run.stage(name, model)
         if name != "baseline":
             arm(run, name, model.eval())

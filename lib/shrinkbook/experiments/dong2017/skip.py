@@ -20,6 +20,8 @@ from shrinkbook.nets import initialize
 
 AT = 0.6  # share of zeros at which claims compare
 WIDE = 64  # channels from which claims compare
+DENSE = ("im2col in blocks", "im2col at once")  # forms of the dense product of im2col rows
+FRAMEWORK = ("framework", "framework, channels last")
 
 
 def timed(run: Context) -> None:
@@ -91,8 +93,7 @@ def network_speed(run: Context) -> None:
         }  # fmt: skip
         found = latency(models, x, config["rounds"], config["warmup"], run.seed)
         seconds = {name: timing.median for name, timing in found.items()}
-        names = {seconds[name]: name for name in seconds}
-        im2col, other = found[names[dense(seconds)]], found[names[framework(seconds)]]
+        im2col, other = (found[min(names, key=seconds.__getitem__)] for names in (DENSE, FRAMEWORK))
         kept = {path: (value != 0).double().mean().item() for path, value in responses(gated, x).items()}
         counted = saving(gated, shape, {path: 1 - share for path, share in kept.items()})
         measured = saved(im2col, found["skipping"])
@@ -132,12 +133,12 @@ def dense_twin(plain: nn.Module, paths: Iterable[str], form: Callable[[nn.Conv2d
 
 def dense(seconds: Mapping[str, float]) -> float:
     """The faster of the two dense products of im2col rows."""
-    return min(seconds["im2col in blocks"], seconds["im2col at once"])
+    return min(seconds[name] for name in DENSE)
 
 
 def framework(seconds: Mapping[str, float]) -> float:
     """The faster of the framework's two layouts."""
-    return min(seconds["framework"], seconds["framework, channels last"])
+    return min(seconds[name] for name in FRAMEWORK)
 
 
 def break_even(points: list[dict[str, Any]], channels: int, side: int) -> float | None:

@@ -60,21 +60,14 @@ def searched(run: Context) -> None:
     space = SPACES[net].space()
     keep, held = split_validation(len(full.y_train), config["val_fraction"], run.seed)
     held = held[: config["val_images"]]
-    part = dataclasses.replace(
-        full,
-        x_train=full.x_train[keep],
-        y_train=full.y_train[keep],
-        x_test=full.x_train[held],
-        y_test=full.y_train[held],
-    )
+    part = dataclasses.replace(full.tested_on(held), x_train=full.x_train[keep], y_train=full.y_train[keep])
     networks: dict[str, PruningNet] = {}
     for kind in ("generated", "shared"):
         run.data = part
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             networks[kind] = PruningNet(space, SPACES[net].hidden, kind)
-        path = place.with_suffix(f".{kind}.safetensors")
-        run.train(networks[kind], run.recipe(config["recipe"]), kind, resume=path)
+        run.train(networks[kind], run.recipe(config["recipe"]), kind, resume=run.unit.part(kind))
         networks[kind].eval()
         run.data = full
     proxies = {
@@ -239,8 +232,8 @@ class Trained:
         """Test accuracy in percent; the seed, by default the run's, decides initial weights and order of the images."""
         seed = self.run.seed if seed is None else seed
         model = initialize(self.space.network(widths).to_empty(device="cpu"), seed)
-        path = self.place.with_suffix(f".{label}.safetensors")
-        self.run.train(model, self.run.recipe(self.run.config["final"]), label, resume=path, seed=seed)
+        recipe = self.run.recipe(self.run.config["final"])
+        self.run.train(model, recipe, label, resume=self.run.unit.part(label), seed=seed)
         return self.run.stage(label, model)
 
 

@@ -66,8 +66,7 @@ def sampler_of(run: Context, teacher: nn.Module, settings: Mapping[str, int] | N
     labels = data.y_train
     if count := settings.get("superclasses"):
         keep = split_validation(len(labels), recipe.val_fraction, run.seed)[0].to(labels.device)
-        training = dataclasses.replace(data, x_test=data.x_train[keep], y_test=labels[keep])
-        found = superclasses(features_of(run, teacher, training)[0], count, run.seed, smallest=k)
+        found = superclasses(features_of(run, teacher, data.tested_on(keep))[0], count, run.seed, smallest=k)
         labels = torch.full_like(labels, -1).index_copy(0, keep, found.to(labels.device))
     return class_uniform(labels, recipe.batch, k)
 
@@ -114,8 +113,7 @@ def train_student(
         alpha, temperature = run.config["alpha"], run.config["temperature"]
         objective = congruent = CongruentDistillation(teacher, KERNELS[kernel], beta, alpha, temperature)
         notes = congruent.means
-    resume = run.unit.checkpoint.with_suffix(f".{name.replace(' ', '-')}.safetensors")
-    run.train(model, recipe, name, resume, objective=objective, sampler=sampler, notes=notes)
+    run.train(model, recipe, name, run.unit.part(name), objective=objective, sampler=sampler, notes=notes)
     return Student(
         student,
         run.evaluate(student),
@@ -130,8 +128,7 @@ def on_held_out(run: Context, student: nn.Module, fraction: float) -> Evaluation
     held_out = split_validation(len(data.y_train), fraction, run.seed)[1].to(data.y_train.device)
     if not len(held_out):
         return None
-    validation = dataclasses.replace(data, x_test=data.x_train[held_out], y_test=data.y_train[held_out])
-    return evaluate(student, validation, run.device, dtype=run.config["dtype"])
+    return evaluate(student, data.tested_on(held_out), run.device, dtype=run.config["dtype"])
 
 
 def tuned(
