@@ -1,26 +1,57 @@
-"""Every test, and every kernel that nbval starts, runs as profile `quick` demands and on an empty store of its own."""
+"""Every test, and every kernel that nbval starts, runs as profile `quick` demands and on a store of its own.
+
+A test's store is empty. A notebook's kernel finds the runs that this machine computed from exactly this source
+(`make reproduce` before `make test`), and computes the others; the committed record is never among them.
+"""
 
 import hashlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shrinkbook import notebooks  # imports no torch: the pins below must stand before that
+from shrinkbook.evidence import store
 from shrinkbook.evidence.claims import Claim
 
 assert "torch" not in sys.modules, "torch was imported before the environment of profile quick was set"
 os.environ.pop("JUPYTER_PATH", None)
 os.environ.update(notebooks.kernel_environment("quick"))
 SESSION = Path(tempfile.mkdtemp(prefix="shrinkbook-tests-"))  # one a process, so that pytest-xdist's workers share none
+COMPUTED = store.build_dir()
 os.environ["SHRINKBOOK_BUILD"] = str(SESSION / "build")
 os.environ["SHRINKBOOK_RESULTS"] = str(SESSION / "results")
+
+
+@pytest.hookimpl(tryfirst=True)  # before nbval starts the kernel
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    kernel = item.path.suffix == ".ipynb"
+    os.environ["SHRINKBOOK_BUILD"] = str(computed_by_this_source() if kernel else SESSION / "build")
+
+
+@cache
+def computed_by_this_source() -> Path:
+    """A copy of this machine's build folder with only the runs, and their weights, of the source as it stands."""
+    from shrinkbook.experiments.provenance import source_hash
+
+    target = SESSION / "notebooks"
+    for path in (COMPUTED / "runs").glob("*/*.json"):
+        if json.loads(path.read_text())["provenance"]["source"] != source_hash():
+            continue
+        files = [path, *(COMPUTED / "checkpoints").glob(f"{path.parent.name}-{path.stem}.*")]
+        for file in files:
+            copy = target / file.relative_to(COMPUTED)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    return target
 
 
 def pytest_unconfigure() -> None:

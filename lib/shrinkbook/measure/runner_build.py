@@ -9,13 +9,11 @@ import hashlib
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +23,12 @@ from shrinkbook.measure.protocol import PhoneError
 SOURCES = Path(__file__).parent / "runner"
 NCNN = "ncnn-1.0.20261020"
 NCNN_SHA256 = "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200"
-"""Tencent's ncnn as the package index holds it (BSD 3-clause); pip cannot fetch it, since its build changes its own
-version, so the file is looked up in the index that pip uses."""
+NCNN_URL = (
+    "https://files.pythonhosted.org/packages/b7/50/32b5172afe7d3e0dce410b7d8f4a5b7b84b942a0d69affbaedf669de52bc/"
+    f"{NCNN}.tar.gz"
+)
+"""Tencent's ncnn as the Python package index holds it (BSD 3-clause). pip cannot fetch it, since its build changes its
+own version."""
 MACHINES = {"aarch64": 183, "x86_64": 62}  # e_machine of ELF
 ZIG_TARGETS = {"aarch64": "aarch64-linux-musl", "x86_64": "x86_64-linux-musl"}
 ZIG_WRAPPER = """#!{python}
@@ -104,14 +106,14 @@ def compiler(machine: str) -> tuple[str, str]:
 def fetch_sources(cache: Path, say: Say) -> Path:
     """ncnn's sources, unpacked; downloaded once, their hash checked before they are touched.
 
-    ``NCNN_SOURCE`` names the archive where this machine cannot fetch it.
+    ``NCNN_SOURCE`` names the archive, a file or an address, where this machine cannot fetch it from the index.
     """
     folder, archive = cache / NCNN, cache / f"{NCNN}.tar.gz"
     if folder.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     if not archive.exists():
-        url = os.environ.get("NCNN_SOURCE") or _in_index()
+        url = os.environ.get("NCNN_SOURCE") or NCNN_URL
         say(f"fetching {NCNN} (5.5 MB)")
         try:
             data = Path(url).read_bytes() if Path(url).exists() else urllib.request.urlopen(url, timeout=60).read()
@@ -127,23 +129,6 @@ def fetch_sources(cache: Path, say: Say) -> Path:
     (part / NCNN).rename(folder)
     part.rmdir()
     return folder
-
-
-def _in_index() -> str:
-    """The archive's address in the index that pip is set up to use."""
-    ask = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-    answers = [os.environ.get("PIP_INDEX_URL", "")]
-    for command in (["-m", "pip", "config", "get", "global.index-url"], ["-c", ask]):
-        answers.append(subprocess.run([sys.executable, *command], capture_output=True, text=True).stdout.strip())
-    page = next((answer for answer in answers if answer), "").rstrip("/") + "/ncnn/"
-    try:
-        text = urllib.request.urlopen(page, timeout=60).read().decode()
-    except (OSError, ValueError) as error:
-        raise PhoneError(f"the package index does not answer ({error}); NCNN_SOURCE=FILE names the archive") from error
-    found = re.search(rf'href="([^"#]*/{re.escape(NCNN)}\.tar\.gz)', text)
-    if not found:
-        raise PhoneError(f"the package index has no {NCNN}.tar.gz; NCNN_SOURCE=FILE names the archive")
-    return urllib.parse.urljoin(page, found[1])
 
 
 def _build(machine: str, command: str, target: str, built: Path, say: Say) -> Path:
