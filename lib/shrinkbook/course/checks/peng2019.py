@@ -94,9 +94,7 @@ def is_the_series(kernel: Kernel, order: int, gamma: float, seed: int = 0, n: in
         "the factor exp(-2 gamma) is missing": right / front,
         "the term of p = 0 is missing": right - front,
         "the sum stops before p = P": rows(partial(series, order=order - 1, gamma=gamma)),
-        "it is (2 gamma)^p, not gamma^p": front
-        * rows(partial(series, order=order, gamma=gamma / 2))
-        / math.exp(-gamma),
+        "it is (2 gamma)^p, not gamma^p": front * halved,
         "exp(-gamma) for exp(-2 gamma)": right / front * math.exp(-gamma),
         "this is the exact RBF, not its series": torch.exp(-gamma * (2 - 2 * cosine)),
     }
