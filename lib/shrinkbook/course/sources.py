@@ -45,7 +45,7 @@ def refresh(notebook: NotebookNode) -> NotebookNode:
             if "answer" in ours:
                 cell.source = answer(ours["answer"])
             elif "given" in ours:
-                cell.source = "\n\n\n".join(map(_whole, ours["given"]))
+                cell.source = given(ours["given"])
         except ValueError as error:
             grade_id = cell.metadata.get("nbgrader", {}).get("grade_id", "without grade_id")
             raise ValueError(f"cell {grade_id}: {error}") from None
@@ -80,6 +80,18 @@ def answer(names: Sequence[str]) -> str:
         top, _, method = inside.partition(".")
         wanted.setdefault(f"{module}:{top}", set()).update([method] if method else [])
     return "\n\n\n".join(_with_marks(owner, methods) for owner, methods in wanted.items())
+
+
+def given(names: Sequence[str]) -> str:
+    """The code of a given cell: functions, classes and constants, ``module:name`` each. Errors as in :func:`answer`."""
+    text, after_constant = "", False
+    for module, inside in map(_split, names):
+        node = _find(module, inside)
+        constant = not isinstance(node, Function | ast.ClassDef)
+        gap = "" if not text else "\n" if constant and after_constant else "\n\n\n"
+        text += gap + "\n".join(_lines(module)[_first(node) - 1 : _last(node)])
+        after_constant = constant
+    return text
 
 
 def _with_marks(name: str, methods: set[str]) -> str:
@@ -140,12 +152,6 @@ def _defines(node: ast.stmt) -> Iterator[str]:
         yield node.name
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     yield from (target.id for target in targets if isinstance(target, ast.Name))
-
-
-def _whole(name: str) -> str:
-    """The code of a function, class or constant as the library has it."""
-    node = _find(*_split(name))
-    return "\n".join(_lines(_split(name)[0])[_first(node) - 1 : _last(node)])
 
 
 def _first(node: ast.stmt) -> int:
