@@ -27,7 +27,7 @@ def test_the_librarys_implementations_pass():
         check.mutates_gene_by_gene(mutation, choices, probability)
     check.mixes_gene_by_gene(crossover)
     for seed in (0, 1):
-        check.children_are_new_and_allowed(offspring, 0.3, seed)
+        check.children_are_new_and_allowed(offspring, 0.15, seed)
         check.a_generation_is_full(offspring, seed=seed)
         check.parents_are_the_best_so_far(offspring, seed)
         check.ends_where_nothing_is_left(offspring, seed)

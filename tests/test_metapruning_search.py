@@ -10,7 +10,7 @@ from shrinkbook.course.checks import liu2019 as check
 from shrinkbook.measure.lookup import LatencyTable, measure_table
 from shrinkbook.methods.metapruning_candidates import Constraint, Evolution, Search
 from shrinkbook.methods.metapruning_search import crossover, evolve, mutation, offspring, random_search
-from shrinkbook.methods.metapruning_space import Genes, SearchSpace
+from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
 
 SMALL = Evolution(population=20, mutations=8, crossovers=8, generations=6, parents=5)
 
@@ -22,7 +22,8 @@ def space() -> SearchSpace:
 
 @pytest.fixture(scope="module")
 def half(space) -> Constraint:
-    return check.macs(space, 0.5)
+    count = MacCount(space, (1, 8, 8))
+    return Constraint(count, 0.5 * count((6,) * 5))
 
 
 def planted(genes: Genes) -> float:

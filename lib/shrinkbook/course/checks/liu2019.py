@@ -12,7 +12,7 @@ from shrinkbook import nets
 from shrinkbook.course.checks.compare import Number, agree
 from shrinkbook.measure.cost import parameter_count
 from shrinkbook.methods.metapruning_candidates import Candidate, Constraint, Evolution, Search
-from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
+from shrinkbook.methods.metapruning_space import Genes, SearchSpace
 from shrinkbook.training import data
 
 Make = Callable[[int, nn.Conv2d, int], nn.Module]
@@ -188,10 +188,14 @@ def small_space() -> SearchSpace:
     return SearchSpace(model, model.free_widths(), [n / 8 for n in range(2, 9)])
 
 
-def macs(space: SearchSpace, share: float) -> Constraint:
-    """A budget of multiply-accumulates, as a share of the full network's."""
-    count = MacCount(space, (1, 8, 8))
-    return Constraint(count, share * count((len(space.ratios) - 1,) * len(space.names)))
+def budget(space: SearchSpace, share: float) -> Constraint:
+    """Products of neighbouring widths, what 1x1 convolutions cost a pixel, up to a share of the full network's."""
+
+    def products(genes: Genes) -> int:
+        widths = list(space.widths(genes).values())
+        return sum(read * out for read, out in zip(widths, widths[1:], strict=False))
+
+    return Constraint(products, share * products((len(space.ratios) - 1,) * len(space.names)), unit="products")
 
 
 def history(space: SearchSpace, constraint: Constraint, seed: int, count: int = 40) -> Search:
@@ -218,10 +222,10 @@ def children_of(
     return found
 
 
-def children_are_new_and_allowed(offspring: Offspring, share: float = 0.35, seed: int = 0) -> None:
+def children_are_new_and_allowed(offspring: Offspring, share: float = 0.15, seed: int = 0) -> None:
     """No child outside the constraint, none that was evaluated before; over several generations of a tight budget."""
     space = small_space()
-    constraint, settings = macs(space, share), Evolution(30, 15, 15, probability=0.3, parents=5)
+    constraint, settings = budget(space, share), Evolution(30, 15, 15, probability=0.3, parents=5)
     search = history(space, constraint, seed)
     for number in range(4):
         children = children_of(offspring, space, constraint, settings, search, seed + number)
@@ -237,7 +241,7 @@ def children_are_new_and_allowed(offspring: Offspring, share: float = 0.35, seed
 def a_generation_is_full(offspring: Offspring, mutations: int = 12, crossovers: int = 7, seed: int = 0) -> None:
     """Where there is room, exactly as many children of each kind as the settings say, mutations first."""
     space = small_space()
-    constraint, settings = macs(space, 1.0), Evolution(40, mutations, crossovers, probability=0.3, parents=10)
+    constraint, settings = budget(space, 1.0), Evolution(40, mutations, crossovers, probability=0.3, parents=10)
     children = children_of(offspring, space, constraint, settings, history(space, constraint, seed), seed)
     origins = list(children.values())
     for kind, wanted in (("mutation", mutations), ("crossover", crossovers)):
@@ -252,7 +256,7 @@ def a_generation_is_full(offspring: Offspring, mutations: int = 12, crossovers: 
 def parents_are_the_best_so_far(offspring: Offspring, seed: int = 0) -> None:
     """Children of the fittest vectors of all generations, every one of them, and of no others."""
     space, settings = small_space(), Evolution(30, 10, 15, probability=0.05, parents=3)
-    constraint = macs(space, 1.0)
+    constraint = budget(space, 1.0)
     best = [(0, 0, 0, 0, 0), (2, 2, 2, 2, 2), (3, 3, 3, 3, 3)]
     worse = [(gene, 6, 6, 6, 5) for gene in range(7)]
 
@@ -281,7 +285,7 @@ def parents_are_the_best_so_far(offspring: Offspring, seed: int = 0) -> None:
 def ends_where_nothing_is_left(offspring: Offspring, seed: int = 0) -> None:
     """No child fits, or hardly one: offspring gives up after a number of attempts."""
     space, settings = small_space(), Evolution(20, 8, 8, parents=2)
-    search = history(space, macs(space, 1.0), seed)
+    search = history(space, budget(space, 1.0), seed)
     widest = (len(space.ratios) - 1,) * len(space.names)
     nothing = Constraint(lambda genes: 1.0, 0.0)
     assert not children_of(offspring, space, nothing, settings, search, seed), "a child where none meets the constraint"
