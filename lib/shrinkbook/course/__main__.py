@@ -32,12 +32,12 @@ def assignments() -> None:
 
 def grade(submissions: Path, unsafe: bool) -> None:
     """Grade a folder of submissions into build/course/graded."""
-    from shrinkbook.course import grading
-
     if unsafe:
         print(UNSAFE, file=sys.stderr)
     elif problem := sandbox.missing():
         raise ValueError(problem)
+    from shrinkbook.course import grading
+
     graded = target() / "graded"
     grading.grade(submissions, sources.paths(), graded, safe=not unsafe)
     print(f"grades: {graded / 'grades.csv'}\nfeedback: {graded / 'feedback'}\nto be read: {graded / 'to_mark.csv'}")

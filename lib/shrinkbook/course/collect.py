@@ -107,7 +107,7 @@ def rebuilt(cells: Sequence[Cell], release: NotebookNode) -> tuple[NotebookNode,
         if ours is not None and cell.grade_id not in theirs and cell.kind == ours.cell_type:
             theirs[cell.grade_id], place = cell.source, cell.grade_id
             continue
-        if ours is not None:
+        if cell.grade_id in theirs:
             twice.append(cell.grade_id)
         if cell.kind in ("code", "markdown"):
             made = new_code_cell(cell.source) if cell.kind == "code" else new_markdown_cell(cell.source)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from bs4 import BeautifulSoup
 from jinja2 import pass_context
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.strings import clean_html
@@ -26,8 +27,12 @@ class PlainPage(HTMLExporter):
 
     @pass_context
     def markdown2html(self, context: Any, source: str) -> str:
-        """Markdown as HTML, cleaned after it was made."""
-        return str(clean_html(super().markdown2html(context, source)))
+        """Markdown as HTML, cleaned after it was made; of pictures only those in the text itself are left."""
+        page = BeautifulSoup(clean_html(super().markdown2html(context, source)), "html.parser")
+        for one in page.find_all(src=True):
+            if not str(one["src"]).startswith("data:image/"):
+                one.replace_with(f"[picture: {one['src']}]")
+        return str(page)
 
     def _init_resources(self, resources: Any) -> Any:
         """What the template gets; a number used once names the only scripts that may run in the page."""

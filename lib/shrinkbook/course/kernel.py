@@ -2,6 +2,7 @@
 
 import base64
 import json
+import secrets
 import shutil
 import sys
 import tempfile
@@ -15,8 +16,9 @@ import zmq
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
-from nbformat.v4 import new_output
+from nbformat.v4 import new_code_cell, new_output
 from nbgrader.preprocessors import Execute
 from traitlets import Any as Anything
 from traitlets import Bool, Unicode, default
@@ -24,6 +26,7 @@ from traitlets import Bool, Unicode, default
 from shrinkbook.course.sandbox import MIB, Limits, Request
 
 CUT = "[the rest of the output was cut off]\n"
+LIE = "a check that must fail passed: the submission changes how cells are run; read it"
 NOT_RUN = "This cell was not run to its end."
 BACKLOG = 100  # messages of the kernel that wait in the grader's memory
 
@@ -92,14 +95,20 @@ class BoxedExecute(Execute):
         metadata, died = deepcopy(nb.metadata), ""
         self.finished: set[int] = set()  # cells that ran to their end without an error
         self.printed, self.ran = 0, False
+        token = secrets.token_hex(8)
+        nb.cells.append(new_code_cell(f"assert not {token!r}, {token!r}"))  # fails, unless the kernel lies
         try:
             super().preprocess(nb, resources)
         except Exception as error:  # a kernel that dies, or lies, ends its own submission and no other
-            died = str(error).partition("\n")[0] or type(error).__name__
+            words = str(error).partition("\n")[0] or type(error).__name__
+            died = "timed out" if isinstance(error, CellTimeoutError) else words[0].lower() + words[1:]
         timed_out = any(output.get("ename") == "CellTimeoutError" for cell in nb.cells for output in _outputs(cell))
         if died and not self.ran:
             died += f" ({self.kernel.last_words()})"
         self.note = self.kernel.ended() or died
+        nb.cells.pop()
+        if len(nb.cells) in self.finished:
+            self.finished, self.note = set(), LIE
         self.note = self.note or ("timed out" if timed_out else "")
         self.kernel.remove()
         for index, cell in enumerate(nb.cells):
