@@ -69,8 +69,8 @@ def test_one_hot_losses_that_are_wrong(mistake, named):
     [
         (lambda z: one_hot_loss(z.detach()), "no gradient leads"),
         (lambda z: one_hot_loss(z).item(), "no gradient leads"),
-        (lambda z: one_hot_loss(z) * len(z), "the gradient of one_hot_loss"),
-        (lambda z: -one_hot_loss(z), "the gradient of one_hot_loss"),
+        (lambda z: one_hot_loss(z) * len(z), "mean over the batch"),
+        (lambda z: -one_hot_loss(z), "less certain"),
     ],
 )
 def test_one_hot_gradients_that_are_wrong(mistake, named):

@@ -296,7 +296,7 @@ def test_parents_that_are_wrong(mistake, named):
 def test_a_generation_that_never_ends_is_stopped():
     with pytest.raises(AssertionError, match="bound the number of attempts"):
         check.ends_where_nothing_is_left(endless)
-    with pytest.raises(AssertionError, match="where none meets the constraint"):
+    with pytest.raises(AssertionError, match="although no vector meets the constraint"):
         check.ends_where_nothing_is_left(generation(feasible=False))
 
 

@@ -75,7 +75,12 @@ def makes_predictions_certain(loss: Loss, seed: int = 0, n: int = 6, k: int = 4)
     (gradient,) = torch.autograd.grad(found, logits)
     p = logits.detach().softmax(1)
     target = nn.functional.one_hot(p.argmax(1), k)
-    agree("the gradient of one_hot_loss", gradient, (p - target) / n, atol=1e-7)
+    right = (p - target) / n
+    mistakes: dict[str, Number] = {
+        "the sign is wrong: a step down makes predictions less certain": -right,
+        "take the mean over the batch, not the sum": n * right,
+    }
+    agree("the gradient of one_hot_loss", gradient, right, mistakes, atol=1e-7)
     moved = (logits.detach() - gradient).softmax(1).amax(1)
     assert (moved > p.amax(1)).all(), "a step down the gradient makes some prediction less certain"
 
@@ -126,12 +131,18 @@ def is_least_for_balanced_batches(loss: Loss, k: int) -> None:
         "each image may be certain; the entropy is that of their mean": 0.0,
         "the factor 1 / k is missing": least * k,
     }
-    balanced, one_class = 1000 * torch.eye(k), 1000 * torch.eye(k)[torch.zeros(k, dtype=torch.long)]
-    agree(f"L_ie of {k} certain images, each of another class,", loss(balanced, "paper"), least, mistakes, atol=1e-5)
-    agree(f"L_ie of {k} images without any preference", loss(torch.zeros(k, k), "paper"), least, mistakes, atol=1e-5)
-    value = torch.as_tensor(loss(one_class, "paper"))
-    assert not value.isnan(), "L_ie of images of one class is NaN: 0 log 0 counts as 0; torch.special.entr knows that"
-    agree(f"L_ie of {k} certain images of one class", value, 0.0, atol=1e-5)
+    certain = 1000 * torch.eye(k)
+    batches = {
+        f"{k} certain images, each of another class": (certain, least),
+        f"{k} images without any preference": (torch.zeros(k, k), least),
+        f"{k} certain images of one class": (certain[torch.zeros(k, dtype=torch.long)], 0.0),
+    }
+    for name, (batch, right) in batches.items():
+        found = loss(batch, "paper")
+        assert not torch.as_tensor(found).isnan(), (
+            f"L_ie of {name} is NaN: 0 log 0 counts as 0; torch.special.entr knows that"
+        )
+        agree(f"L_ie of {name}", found, right, mistakes, atol=1e-5)
     logits = drawn(2 * k, k, seed=k).requires_grad_()
     found = loss(logits, "paper")
     assert isinstance(found, Tensor) and found.requires_grad, "no gradient leads from L_ie to the logits"

@@ -288,7 +288,9 @@ def ends_where_nothing_is_left(offspring: Offspring, seed: int = 0) -> None:
     search = history(space, budget(space, 1.0), seed)
     widest = (len(space.ratios) - 1,) * len(space.names)
     nothing = Constraint(lambda genes: 1.0, 0.0)
-    assert not children_of(offspring, space, nothing, settings, search, seed), "a child where none meets the constraint"
+    assert not children_of(offspring, space, nothing, settings, search, seed), (
+        "offspring gives a child although no vector meets the constraint"
+    )
     single = Constraint(lambda genes: float(genes != widest), 0.5)
     assert set(children_of(offspring, space, single, settings, search, seed)) <= {widest}
 

@@ -61,6 +61,7 @@ def zero_rows_stay_zero(unit_length: Callable[[Tensor], Tensor], seed: int = 0, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = unit_length(features)
+    assert not found[1].isnan().any(), "the row of a zero vector is NaN: do not divide it by its norm, which is zero"
     agree("the row of a zero vector", found[1], torch.zeros(d))
     agree("the rows beside a zero vector", found[others], directions(features.detach()[others]))
     (gradient,) = torch.autograd.grad((found * drawn(n, d, seed=seed + 1)).sum(), features)
@@ -150,9 +151,16 @@ def ignores_order_length_and_axes(loss: Loss, kernel: Kernel, seed: int = 0, n: 
     longer = drawn(n, 1, seed=seed + 2).abs() + 0.5
     rotation = torch.linalg.qr(drawn(d, d, seed=seed + 3))[0]
     before = loss(student, teacher, kernel)
-    agree("the loss of the batch in another order", loss(student[order], teacher[order], kernel), before)
-    agree("the loss of features of other lengths", loss(student * longer, teacher, kernel), before)
-    agree("the loss after a rotation of the student's features", loss(student @ rotation, teacher, kernel), before)
+    agree(
+        "the loss of the batch in another order, which changes nothing,",
+        loss(student[order], teacher[order], kernel),
+        before,
+    )
+    agree(
+        "the loss of features of other lengths, which change nothing,", loss(student * longer, teacher, kernel), before
+    )
+    what = "the loss after a rotation of the student's features, which changes nothing,"
+    agree(what, loss(student @ rotation, teacher, kernel), before)
 
 
 def divergence(student: Tensor, teacher: Tensor, tau: float) -> float:
@@ -197,7 +205,10 @@ def gradient_keeps_its_size(loss: Loss, tau: float, seed: int = 0, n: int = 4, k
 
     student = drawn(n, k, seed=seed)
     difference = ((student / tau).softmax(1) - (teacher / tau).softmax(1)) / n
-    mistakes = {"it is 1 / tau^2 of what it should be: the factor tau^2 is missing": difference / tau}
+    mistakes: dict[str, Number] = {
+        "the factor tau^2 is missing": difference / tau,
+        "the factor is tau^2, not tau": difference,
+    }
     agree(f"the gradient at tau {tau:g}", gradient(tau), tau * difference, mistakes, atol=1e-8)
     centred = student - student.mean(1, keepdim=True) - teacher + teacher.mean(1, keepdim=True)
     agree("the gradient at tau 10000", gradient(1e4), centred / k / n, {"it vanished": 0 * centred}, atol=1e-4)
