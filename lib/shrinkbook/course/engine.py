@@ -99,7 +99,10 @@ class Course:
         config.BoxedKernel.limits = limits
         course = CourseDirectory(config=config, student_id=student, assignment_id=paper)
         autograde = Autograde(coursedir=course, config=config, autograde_preprocessors=_boxed())
-        run(autograde)
+        try:
+            run(autograde)
+        except ValueError as error:  # this one cannot be graded; the next one may be
+            return Graded(submission, dict.fromkeys(most, 0.0), most, [str(error)])
         executed = next(one for one in autograde.exporter._preprocessors if isinstance(one, BoxedExecute))
         graded = Graded(submission, {}, most, [note for note in (executed.note, remark) if note])
         with self.gradebook() as book:

@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bs4 import BeautifulSoup
+import bleach
 from jinja2 import pass_context
 from nbconvert.exporters import HTMLExporter
-from nbconvert.filters.strings import clean_html
 from nbgrader import server_extensions
 from nbgrader.converters import GenerateFeedback
 from nbgrader.coursedir import CourseDirectory
@@ -19,6 +18,10 @@ from shrinkbook import notebooks
 from shrinkbook.course.engine import run
 
 TEMPLATES = Path(__file__).with_name("templates")
+HEADS = {f"h{level}" for level in range(1, 7)}
+CELLS = {"table", "thead", "tbody", "tr", "th", "td"}
+TAGS = bleach.ALLOWED_TAGS | HEADS | CELLS | {"p", "pre", "span", "div", "br", "hr", "img", "sub", "sup", "del"}
+PROTOCOLS = {"https", "http", "mailto", "data"}
 MATHJAX = "book/_static/mathjax/tex-svg.js"
 
 
@@ -27,18 +30,24 @@ class PlainPage(HTMLExporter):
 
     @pass_context
     def markdown2html(self, context: Any, source: str) -> str:
-        """Markdown as HTML, cleaned after it was made; of pictures only those in the text itself are left."""
-        page = BeautifulSoup(clean_html(super().markdown2html(context, source)), "html.parser")
-        for one in page.find_all(src=True):
-            if not str(one["src"]).startswith("data:image/"):
-                one.replace_with(f"[picture: {one['src']}]")
-        return str(page)
+        """Markdown as HTML, cleaned after it was made; a tag that is not allowed is shown as it was written."""
+        made = super().markdown2html(context, source)
+        return str(bleach.clean(made, tags=TAGS, attributes=_harmless, protocols=PROTOCOLS))
 
     def _init_resources(self, resources: Any) -> Any:
         """What the template gets; a number used once names the only scripts that may run in the page."""
         made = super()._init_resources(resources)
         made["nonce"] = secrets.token_hex(16)
         return made
+
+
+def _harmless(tag: str, name: str, value: str) -> bool:
+    """Attributes that may stay: links somewhere, pictures that are in the text, classes of highlighted code."""
+    if tag == "a":
+        return name == "title" or name == "href" and not value.strip().lower().startswith("data:")
+    if tag == "img":
+        return name == "alt" or name == "src" and value.startswith("data:image/png;base64,")
+    return name == "class" and tag in ("span", "div", "pre")
 
 
 def write(root: Path, config: Config, student: str, paper: str) -> None:
