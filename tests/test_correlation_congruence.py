@@ -8,12 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from shrinkbook.course.checks import peng2019 as check
+from shrinkbook.course.checks.compare import drawn
 from shrinkbook.methods import correlation_congruence as cc
 from shrinkbook.methods.correlation_congruence import KERNELS, correlation_congruence_loss, unit_length
-
-
-def drawn(n: int, d: int, seed: int = 0) -> Tensor:
-    return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def rotation(d: int) -> Tensor:
@@ -26,27 +24,25 @@ LABELS = torch.tensor([0, 0, 1, 1, 1, 2])
 
 def pairwise(name: str, x: list[float], y: list[float]) -> float:
     """phi(x, y) of two vectors by its formula, number by number."""
-    inner = math.fsum(a * b for a, b in zip(x, y, strict=True))
     if name == "mmd":
         return abs(math.fsum(x) / len(x) - math.fsum(y) / len(y))
     if name == "bilinear":
-        return inner
+        return check.inner(x, y)
     if name == "rbf":
         return math.exp(-0.4 * math.fsum((a - b) ** 2 for a, b in zip(x, y, strict=True)))
-    return math.fsum(math.exp(-0.8) * 0.8**p / math.factorial(p) * inner**p for p in range(int(name[3:]) + 1))
-
-
-def lengths_taken_out(features: Tensor) -> list[list[float]]:
-    return [[v / math.sqrt(math.fsum(w * w for w in row)) for v in row] for row in features.tolist()]
+    return check.series(x, y, int(name[3:]), 0.4)
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_and_loss_are_their_formulas_pair_by_pair(name):
-    s, t = lengths_taken_out(STUDENT), lengths_taken_out(TEACHER)
-    by_hand = [[pairwise(name, x, y) for y in s] for x in s]
-    assert torch.allclose(KERNELS[name](unit_length(STUDENT)), torch.tensor(by_hand, dtype=torch.float64), atol=1e-12)
-    loss = math.fsum((pairwise(name, s[i], s[j]) - pairwise(name, t[i], t[j])) ** 2 for i in range(6) for j in range(6))
-    assert correlation_congruence_loss(STUDENT, TEACHER, KERNELS[name]).item() == pytest.approx(loss / 36, rel=1e-10)
+    units = check.directions(STUDENT)
+    assert torch.allclose(KERNELS[name](units), check.pairs(units, partial(pairwise, name)), atol=1e-12)
+    check.is_the_mean_over_pairs(correlation_congruence_loss, KERNELS[name], d=5, other=7)
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_the_series_has_all_its_terms(order):
+    check.is_the_series(cc.gaussian_rbf, order, gamma=0.9)
 
 
 @pytest.mark.parametrize(("order", "largest"), [(1, 0.191), (2, 0.047), (3, 0.009), (4, 0.0014), (5, 0.0002)])
@@ -56,7 +52,7 @@ def test_the_series_tends_to_the_gaussian(order, largest):
     circle = torch.stack([angles.cos(), angles.sin()], 1)
     error = (cc.gaussian_rbf(circle, order) - cc.gaussian_rbf_exact(circle)).abs().max()
     assert error.item() == pytest.approx(largest, rel=0.06, abs=5e-5)
-    assert torch.allclose(cc.gaussian_rbf(circle, 20), cc.gaussian_rbf_exact(circle), atol=1e-14)
+    check.tends_to_the_gaussian(cc.gaussian_rbf, gamma=0.4)
     gradients = []
     for kernel in (partial(cc.gaussian_rbf, order=20), cc.gaussian_rbf_exact):
         student = STUDENT.clone().requires_grad_()
@@ -154,6 +150,11 @@ def test_diagnostics_are_means_over_pairs_of_the_cosine_matrix():
     assert cc.congruence_error(TEACHER @ rotation(5), TEACHER) == pytest.approx(0, abs=1e-7)
     tight = torch.eye(3, dtype=torch.float64)[LABELS]
     assert cc.intra_class_similarity(tight, LABELS) == pytest.approx(1)
+
+
+def test_rows_are_brought_to_unit_length():
+    check.rows_have_unit_length(unit_length)
+    check.zero_rows_stay_zero(unit_length)
 
 
 def test_features_without_a_direction_are_warned_of_and_get_no_gradient():

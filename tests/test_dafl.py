@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from shrinkbook import nets
+from shrinkbook.course.checks import chen2019 as check
+from shrinkbook.course.checks.compare import drawn
 from shrinkbook.measure.cost import parameter_count
 from shrinkbook.methods import dafl
 from shrinkbook.methods.dafl import Generator, Teacher, Weights
@@ -20,10 +22,6 @@ from shrinkbook.methods.dafl_training import (
     two_stage_training,
 )
 from shrinkbook.methods.distillation import distillation_loss
-
-
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def network(seed: int = 0) -> nets.LeNet:
@@ -41,14 +39,11 @@ def generator(seed: int = 0) -> Generator:
 def test_one_hot_loss_is_minus_the_log_of_the_largest_probability():
     logits = torch.tensor([[0.0, math.log(3.0)], [math.log(9.0), 0.0]])  # probabilities 3/4 and 9/10
     assert dafl.one_hot_loss(logits).item() == pytest.approx(-(math.log(0.75) + math.log(0.9)) / 2)
-    assert dafl.one_hot_loss(100 * torch.eye(3)).item() == pytest.approx(0, abs=1e-6)
+    check.is_minus_log_of_the_largest(dafl.one_hot_loss)
 
 
 def test_one_hot_loss_makes_predictions_more_certain():
-    logits = drawn(6, 4).requires_grad_()
-    dafl.one_hot_loss(logits).backward()
-    moved = (logits - logits.grad).softmax(1).amax(1)
-    assert (moved > logits.softmax(1).amax(1)).all()
+    check.makes_predictions_certain(dafl.one_hot_loss)
 
 
 def test_entropy_loss_by_hand_and_at_its_ends():
@@ -56,13 +51,8 @@ def test_entropy_loss_by_hand_and_at_its_ends():
     by_hand = 0.375 * math.log(0.375) + 0.625 * math.log(0.625)
     assert dafl.information_entropy_loss(logits, "paper").item() == pytest.approx(by_hand / 2)
     assert dafl.information_entropy_loss(logits, "code").item() == pytest.approx(by_hand / math.log(10))
-    for k in (2, 10, 100):  # the least value is reached by certain predictions, all classes once
-        assert dafl.information_entropy_loss(1000 * torch.eye(k)).item() == pytest.approx(-math.log10(k), rel=1e-5)
-        one_class = 1000 * torch.eye(k)[torch.zeros(k, dtype=torch.long)]
-        assert dafl.information_entropy_loss(one_class).item() == 0
-    assert torch.isfinite(
-        torch.autograd.grad(dafl.information_entropy_loss(x := drawn(3, 3).requires_grad_()), x)[0]
-    ).all()
+    for k in (2, 10, 100):
+        check.is_least_for_balanced_batches(dafl.information_entropy_loss, k)
 
 
 def test_mean_entropy_is_that_loss_as_a_share_of_its_range():
@@ -74,6 +64,13 @@ def test_activation_loss_sums_in_the_paper_and_averages_in_the_code():
     features = torch.tensor([[1.0, -2.0, 0.0], [0.5, 0.5, 2.0]])
     assert dafl.activation_loss(features, "paper").item() == -3.0
     assert dafl.activation_loss(features, "code").item() == -1.0
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_the_losses_are_their_formulas_and_the_total_weighs_them(form):
+    check.is_minus_the_norm(dafl.activation_loss, form)
+    check.is_minus_the_entropy_of_the_mean(dafl.information_entropy_loss, form)
+    check.weighs_the_three(dafl.generator_loss, Weights, form)
 
 
 @pytest.mark.parametrize(("k", "width"), [(10, 120), (100, 512), (2, 7)])
@@ -88,13 +85,6 @@ def test_the_two_forms_differ_by_known_factors(k, width):
     paper = dafl.generator_loss(logits, features, dafl.converted(weights, k, width), "paper")
     assert code.total.item() == pytest.approx(paper.total.item())
     assert dafl.generator_loss(logits, features, weights, "paper").total.item() != pytest.approx(code.total.item())
-
-
-def test_the_total_weighs_its_parts():
-    logits, features = drawn(8, 4), drawn(8, 6, seed=1)
-    found = dafl.generator_loss(logits, features, Weights(2.0, 3.0, 5.0))
-    parts = [loss.item() for loss in (found.one_hot, found.entropy, found.activation)]
-    assert found.total.item() == pytest.approx(2 * parts[0] + 3 * parts[1] + 5 * parts[2])
 
 
 def test_the_enlarged_convolution_is_that_of_the_enlarged_map():

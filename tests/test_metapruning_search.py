@@ -1,32 +1,23 @@
 """The evolutionary search: constraints, origins, resuming, controls; and the latency table it may search by."""
 
 import json
-import random
 
 import pytest
 import torch
 
 from shrinkbook import nets
+from shrinkbook.course.checks import liu2019 as check
 from shrinkbook.measure.lookup import LatencyTable, measure_table
-from shrinkbook.methods.metapruning_search import (
-    Constraint,
-    Evolution,
-    Search,
-    crossover,
-    evolve,
-    mutation,
-    random_search,
-)
+from shrinkbook.methods.metapruning_candidates import Constraint, Evolution, Search
+from shrinkbook.methods.metapruning_search import crossover, evolve, mutation, offspring, random_search
 from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
 
-EIGHTHS = [n / 8 for n in range(2, 9)]
 SMALL = Evolution(population=20, mutations=8, crossovers=8, generations=6, parents=5)
 
 
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
-    model = nets.MobileNetV1((8, 16, 16, 32, 32, 64), (1, 2, 1, 2, 1, 1), classes=10, in_channels=1)
-    return SearchSpace(model, model.free_widths(), EIGHTHS)
+    return check.small_space()
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +74,16 @@ def test_an_interrupted_search_ends_like_a_whole_one(space, half) -> None:
 
 
 def test_mutation_and_crossover_are_the_papers() -> None:
-    draws = random.Random(0)
-    parent = (3,) * 20_000
-    child = mutation(parent, 31, 0.1, draws)
-    moved = [gene for gene in child if gene != 3]
-    assert 0.09 < len(moved) / len(child) < 0.11
-    assert set(moved) == set(range(31)) - {3}
-    mixed = crossover([(0,) * 20_000, (1,) * 20_000], draws)
-    assert 0.48 < sum(mixed) / len(mixed) < 0.52
-    assert mutation((0, 0), 1, 1.0, draws) == (0, 0)
+    for choices, probability in ((31, 0.1), (2, 0.5), (7, 1.0)):
+        check.mutates_gene_by_gene(mutation, choices, probability)
+    check.mixes_gene_by_gene(crossover)
+
+
+def test_a_generation_is_made_of_new_vectors_within_the_constraint_by_the_best_so_far() -> None:
+    check.children_are_new_and_allowed(offspring)
+    check.a_generation_is_full(offspring)
+    check.parents_are_the_best_so_far(offspring)
+    check.ends_where_nothing_is_left(offspring)
 
 
 def test_budgets_that_no_network_meets(space, half) -> None:

@@ -19,7 +19,8 @@ Kernel = Callable[[Tensor], Tensor]
 """Features (n, d) of unit length -> correlations (n, n)."""
 Reading = Literal["weighted", "added"]
 
-GAMMA, ORDER = 0.4, 2  # of every public re-implementation; the paper's own values are not known
+GAMMA = 0.4  # of every public re-implementation, as the order; the paper's own values are not known
+ORDER = 2
 
 
 def unit_length(features: Tensor) -> Tensor:

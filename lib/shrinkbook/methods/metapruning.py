@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from shrinkbook.methods.metapruning_search import Constraint, Evolution, Search, evolve, possible
+from shrinkbook.methods.metapruning_candidates import Constraint, Evolution, Search
+from shrinkbook.methods.metapruning_search import evolve, possible
 from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
 
 Kind = Literal["generated", "shared"]

@@ -23,7 +23,8 @@ from shrinkbook.experiments.liu2019.prune import Proxy, _resumed
 from shrinkbook.experiments.liu2019.spaces import SPACES, load_vector, save_vector
 from shrinkbook.experiments.run import Context
 from shrinkbook.methods.metapruning import PruningNet
-from shrinkbook.methods.metapruning_search import Constraint, Evolution, Fitness
+from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
+from shrinkbook.methods.metapruning_search import Fitness
 from shrinkbook.methods.metapruning_space import Genes, MacCount
 from shrinkbook.nets import initialize
 from shrinkbook.training.data import default_folder

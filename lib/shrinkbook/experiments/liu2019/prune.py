@@ -22,7 +22,8 @@ from shrinkbook.experiments.steps import rounded
 from shrinkbook.measure.cost import cost
 from shrinkbook.measure.lookup import measure_table
 from shrinkbook.methods.metapruning import PruningNet
-from shrinkbook.methods.metapruning_search import Constraint, Evolution, Search, Spread, evolve, random_search
+from shrinkbook.methods.metapruning_candidates import Constraint, Evolution, Search
+from shrinkbook.methods.metapruning_search import Spread, evolve, random_search
 from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
 from shrinkbook.nets import initialize
 from shrinkbook.training.batches import split_validation
