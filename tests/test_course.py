@@ -116,9 +116,8 @@ def test_the_page_for_teachers_states_the_limits():
         "this assignment asks you to write what it holds yourself",
     ):
         assert words in page
-    table = dict(re.findall(r"\| `(\w+)` \| `(\w+)` \|", page))
-    assert table == {key: name.partition("_")[2] for key, name in catalogue.NOTEBOOKS.items() if key in table}
-    assert len(table) == 7
+    table = {key: name for name, key in re.findall(r"\| `(\w+)` \| (\w+): ", page)}
+    assert table == {key: name.partition("_")[2] for key, name in catalogue.NOTEBOOKS.items()}
 
 
 def hand_in(folder, name, text):
