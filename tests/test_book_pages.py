@@ -164,6 +164,8 @@ def test_numbers_lead_to_run_files(html: Path) -> None:
 def test_a_stripped_notebook_is_refused(tmp_path, monkeypatch) -> None:
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "glossary.md").touch()
+    (tmp_path / "assignments").mkdir()
+    (tmp_path / "assignments" / "README.md").touch()
     for path in notebooks.folder().glob("0*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:

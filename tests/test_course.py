@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import nbformat
 import pytest
 
-from shrinkbook.course import collect, layout, sources
+from shrinkbook.course import collect, layout, sandbox, sources
 from shrinkbook.evidence import store
+from shrinkbook.experiments import catalogue
 
 TINY = store.root() / "tests" / "assignment" / "tiny" / "index_bits.ipynb"
 SIZES = "shrinkbook.methods.kernel_sizes"
@@ -98,6 +100,24 @@ for name in {[SIZES, "shrinkbook.methods.kernel_clustering"]!r}:
     first, second = done.stdout.splitlines()
     assert first == f"{SIZES}: this assignment asks you to write what it holds yourself"
     assert second.startswith(f"shrinkbook.methods.kernel_clustering imports {SIZES}: ")
+
+
+def test_the_page_for_teachers_states_the_limits():
+    page = (sources.folder().parent / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    limits = sandbox.Limits()
+    for words in (
+        f"interrupted after {limits.cell} seconds",
+        f"ended after {limits.notebook // 60} minutes",
+        f"at {limits.memory // 1024} GiB of memory",
+        f"at most {limits.processes} processes and threads",
+        f"files have at most {limits.files} MiB",
+        f"{limits.printed} MiB of output",
+        f"larger than {collect.LARGEST // sandbox.MIB} MiB",
+        "this assignment asks you to write what it holds yourself",
+    ):
+        assert words in page
+    table = {key: name for name, key in re.findall(r"\| `(\w+)` \| (\w+): ", page)}
+    assert table == {key: name.partition("_")[2] for key, name in catalogue.NOTEBOOKS.items()}
 
 
 def hand_in(folder, name, text):

@@ -11,8 +11,10 @@ from shrinkbook.evidence import store
 ROOT = store.root()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
-BY_CI = {"make reproduce", "make test", "make check", "make verify", "make book"}
-LOOKED_UP = re.compile(r"make (setup TORCH_INDEX=|data |bench|reproduce PROFILE=standard|reproduce PHONE=|phone-)")
+BY_CI = {"make reproduce", "make test", "make check", "make verify", "make book", "make assignments"}
+LOOKED_UP = re.compile(
+    r"make (setup TORCH_INDEX=|data |bench|grade |reproduce PROFILE=standard|reproduce PHONE=|phone-)"
+)
 
 
 def clean_environment(tmp_path) -> dict[str, str]:

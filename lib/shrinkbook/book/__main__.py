@@ -42,6 +42,7 @@ def assemble(folder: Path) -> Path:
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(notebooks.folder() / "book", folder)
+    shutil.copyfile(notebooks.folder() / "assignments" / "README.md", folder / "course.md")
     keys = {name: key for key, name in catalogue.NOTEBOOKS.items()}
     ran = [name for name, one in catalogue.EXPERIMENTS.items() if PROFILE in one.configs]
     terms = field_terms((folder / "glossary.md").read_text(encoding="utf-8"))

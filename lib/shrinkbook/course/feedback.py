@@ -20,7 +20,12 @@ from shrinkbook.course.engine import run
 TEMPLATES = Path(__file__).with_name("templates")
 HEADS = {f"h{level}" for level in range(1, 7)}
 CELLS = {"table", "thead", "tbody", "tr", "th", "td"}
-TAGS = bleach.ALLOWED_TAGS | HEADS | CELLS | {"p", "pre", "span", "div", "br", "hr", "img", "sub", "sup", "del"}
+TAGS = (
+    bleach.ALLOWED_TAGS
+    | HEADS
+    | CELLS
+    | {"p", "pre", "span", "div", "br", "hr", "img", "sub", "sup", "del", "details", "summary"}
+)
 PROTOCOLS = {"https", "http", "mailto", "data"}
 MATHJAX = "book/_static/mathjax/tex-svg.js"
 

@@ -119,14 +119,14 @@ def _walls(library: Path, sockets: Path) -> list[str]:
         words += ["--setenv", name, value]
     for place in SYSTEM:
         words += ["--ro-bind-try", place, place]
+    words += ["--proc", "/proc", "--dev", "/dev"]
+    for place in ("/dev/shm", "/tmp", HOME):
+        words += ["--perms", "1777", "--size", str(Limits.files * MIB), "--tmpfs", place]
     for folder in _interpreter():
         words += [*_way_to(folder), "--ro-bind", str(folder), str(folder)]
     own = Path(shrinkbook.__file__).parent
     if any(own.is_relative_to(place) for place in _interpreter()):  # installed among the packages: answers and all
         words += ["--tmpfs", str(own)]
-    words += ["--proc", "/proc", "--dev", "/dev"]
-    for place in ("/dev/shm", "/tmp", HOME):
-        words += ["--perms", "1777", "--size", str(Limits.files * MIB), "--tmpfs", place]
     words += ["--ro-bind", str(LAUNCHER), "/launch.py", "--ro-bind", str(library), "/library"]
     return [*words, *_way_to(sockets), "--bind", str(sockets), str(sockets), "--remount-ro", "/", "--chdir", HOME]
 
