@@ -108,10 +108,10 @@ def energies_add_up(free_energy: Callable[[Floats, int, Floats], Floats], rows: 
 
 
 def noise_has_rank_zero(evbmf: Callable[[Tensor], Any], trials: int, seed: int) -> None:
-    """Nothing stands out of noise, whatever the shape."""
+    """Nothing stands out of noise; of small matrices one in a hundred does by chance, so these are larger."""
     generator = torch.Generator().manual_seed(seed)
     for trial in range(trials):
-        rows, columns = (int(torch.randint(2, top, (), generator=generator)) for top in (60, 200))
+        rows, columns = (int(torch.randint(low, 4 * low, (), generator=generator)) for low in (30, 60))
         found = evbmf(drawn(rows, columns, seed=seed + trial))
         assert found.rank == 0, f"the rank of {rows} x {columns} numbers of pure noise is {found.rank}, not 0"
 
