@@ -258,11 +258,17 @@ def skipping(model: nn.Module) -> nn.Module:
 
 
 def skip_indexed(x: Tensor, conv: nn.Conv2d, gate: Tensor, relu: bool = False) -> Tensor:
-    """What :class:`Im2colConv` does with a gate, in PyTorch's own indexing, on any device: slower, shorter.
+    """The convolution times a gate, computed at open positions only, in PyTorch's own indexing, on any device.
+
+    Shorter than :class:`Im2colConv` and slower.
 
     Args:
         x: (N, C, H, W).
-        gate: (N, 1 or T, H', W').
+        gate: M, (N, 1 or T, H', W'); 0 is closed.
+        relu: of the response, before the product.
+
+    Returns:
+        (N, T, H', W'), 0 at closed positions.
     """
     patches, outputs = im2col(x, _window(conv)), conv.out_channels
     matrix = conv.weight.permute(0, 2, 3, 1).flatten(1)

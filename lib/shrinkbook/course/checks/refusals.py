@@ -13,4 +13,6 @@ def refused(what: str, act: Callable[[], object]) -> None:
         act()
     except ValueError:
         return
-    raise AssertionError(f"{what} should raise a ValueError, as the docstring says")
+    except Exception as error:
+        raise AssertionError(f"{what} raises {type(error).__name__}; it should be a ValueError") from None
+    raise AssertionError(f"{what} should raise a ValueError")
