@@ -8,19 +8,22 @@ DEVICE ?=
 DATA ?= cifar10
 TORCH_INDEX ?=
 PHONE ?=
+SUBMISSIONS ?=
+UNSAFE ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
 BOOK := .venv/.book
+COURSE := .venv/.course
 OPTIONS = --profile $(PROFILE) $(if $(JOBS),--jobs "$(JOBS)") $(if $(PAPERS),--papers "$(PAPERS)") $(if $(SEEDS),--seeds "$(SEEDS)")
 
 export IPYTHONDIR := $(CURDIR)/.ipython
 export JUPYTER_NO_CONFIG := 1
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH
-export PHONE
+export PHONE SUBMISSIONS
 
-.PHONY: help setup reproduce plan test verify bench data notebooks book lab check phone-extra phone-runner clean
+.PHONY: help setup reproduce plan test verify bench data notebooks book assignments grade lab check phone-extra phone-runner clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +31,7 @@ help:  ## this list
 	@echo 'Variables: PROFILE=quick|standard|paper PAPERS="li2017 ..." SEEDS="0 1 2" JOBS=2 DEVICE=auto|cpu|cuda'
 	@echo '           ADOPT=1 (copy finished runs into the record) CONFIRM=1 (start profile paper) TORCH_INDEX=URL DATA=cifar10'
 	@echo '           PHONE=auto|SERIAL (measure that phone too) MINUTES=10 MEGABYTES=100 (what it may take of it) RUNNER=binary'
+	@echo '           SUBMISSIONS=folder (to grade) UNSAFE=1 (grade without a sandbox)'
 
 setup: $(READY)  ## make .venv with everything that reproduce and test need
 
@@ -84,6 +88,17 @@ book: $(BOOK)  ## the offline HTML book of the executed notebooks, in build/book
 $(BOOK): $(READY) requirements-book.lock
 	$(BIN)/python -m pip install -q --no-compile --no-deps -r requirements-book.lock
 	@touch $(BOOK)
+
+assignments: $(COURSE)  ## what students of the course get, in build/course/release
+	@$(BIN)/python -m shrinkbook.course assignments
+
+grade: $(COURSE)  ## grade SUBMISSIONS=folder, one folder a student, in a sandbox; into build/course/graded
+	@test -n "$$SUBMISSIONS" || { echo "name the folder that has one folder a student: make grade SUBMISSIONS=folder"; exit 1; }
+	@$(BIN)/python -m shrinkbook.course grade "$$SUBMISSIONS" $(if $(UNSAFE),--unsafe)
+
+$(COURSE): $(READY) requirements-course.lock
+	$(BIN)/python -m pip install -q --no-compile --no-deps -r requirements-course.lock
+	@touch $(COURSE)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/python -m pip install -q --no-compile -e '.[lab]'
