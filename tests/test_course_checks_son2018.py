@@ -148,7 +148,7 @@ WRONG = [
     (
         splits,
         lambda w: (w / norms(w)[:, None, None], signs(w) * norms(w)),
-        "the units is wrong: the sign of the centre",
+        "the units: the sign of the centre",
     ),
     (splits, lambda w: None, "should give two tensors"),
     (check.normalises_zeros, scaled_by(lambda w: signs(w) * norms(w)), "a kernel with centre 0"),

@@ -43,7 +43,7 @@ def agree(
     for remark, wrong in (mistakes or {}).items():
         other = torch.as_tensor(wrong).double()
         if other.shape == value.shape and torch.allclose(value, other, rtol=rtol, atol=atol):
-            raise AssertionError(f"{what} is wrong: {remark}")
+            raise AssertionError(f"{what}: {remark}")
     raise AssertionError(f"{what} is {_shown(value)}; expected {_shown(right)}")
 
 
