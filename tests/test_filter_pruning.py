@@ -1,15 +1,18 @@
 """Filter pruning: the arithmetic of the paper, masks against surgery, fast forms against slow ones."""
 
 import copy
+import functools
 
 import pytest
 import torch
 from torch import nn
 
 from shrinkbook import nets
+from shrinkbook.course.checks import li2017 as checks
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods import filter_criteria as criteria
 from shrinkbook.methods import filter_pruning as pruning
+from shrinkbook.methods import filter_surgery as surgery
 
 
 def small_vgg() -> nn.Module:
@@ -20,15 +23,8 @@ def small_resnet(projection: bool) -> nn.Module:
     return nets.ResNet((2, 2), (6, 12), in_channels=1, projection=projection)
 
 
-def awake(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Evaluation mode with every batch-norm number different from its default, above all the shift."""
-    nets.initialize(model, seed)
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    return model.eval()
+def awake(model: nn.Module) -> nn.Module:
+    return checks.awake(model, seed=0).float()
 
 
 CASES = [
@@ -40,7 +36,7 @@ CASES = [
 
 @pytest.mark.parametrize(("build", "ratios"), CASES)
 @pytest.mark.parametrize("strategy", ["independent", "greedy"])
-def test_masked_network_equals_the_smaller_one(build, ratios, strategy):
+def test_masked_network_equals_the_smaller_one_and_the_silenced_one(build, ratios, strategy):
     model = awake(build())
     x = torch.randn(5, 1, 8, 8)
     full = model(x)
@@ -48,10 +44,13 @@ def test_masked_network_equals_the_smaller_one(build, ratios, strategy):
     smaller = pruning.slim(model, selection)
     with pruning.masked(model, selection):
         masked = model(x)
-    torch.testing.assert_close(smaller(x), masked, rtol=1e-4, atol=1e-5)
+    with checks.silenced(model, selection):
+        torch.testing.assert_close(masked, model(x), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(full, masked, atol=1e-3)
     torch.testing.assert_close(model(x), full, rtol=0, atol=0)
     assert cost(smaller, (1, 8, 8)).mac < cost(model, (1, 8, 8)).mac
+    checks.slimmed_equals_silenced(pruning.slim, model.double(), selection)
+    checks.original_is_left_alone(pruning.slim, model, selection)
 
 
 def test_surgery_removes_exactly_the_smallest_filters_and_their_entries():
@@ -66,28 +65,19 @@ def test_surgery_removes_exactly_the_smallest_filters_and_their_entries():
     assert smaller.features.conv_3.out_channels == smaller.features.bn_3.num_features == 4
 
 
-def test_linear_layer_loses_the_columns_of_removed_maps():
-    model = awake(small_vgg())
-    smaller, _ = pruning.compress(model, {"conv_4": 0.5})
-    assert model.classifier.linear_1.in_features == 9 * 4
-    assert smaller.classifier.linear_1.weight.shape == (12, 4 * 4)
+@pytest.mark.parametrize("kept", [(0, 2, 5), (6,), range(7)])
+def test_cutting_one_layer(kept):
+    for bias in (True, False):
+        checks.filters_cut(surgery.keep_filters, kept, bias, seed=0)
+    checks.norm_cut(surgery.keep_norm, kept, seed=0)
+    for pixels in (0, 1, 4):
+        checks.inputs_cut(surgery.keep_inputs, kept, pixels, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("filters", "ratio", "kept"),
-    [
-        (64, 0.8, 12),
-        (16, 0.6, 6),
-        (16, 0.1, 14),
-        (32, 0.4, 19),
-        (64, 0.3, 44),
-        (256, 0.4, 153),
-        (10, 0.7, 3),
-        (5, 0.0, 5),
-    ],
-)
-def test_kept_count_is_floor_in_decimal(filters, ratio, kept):
-    assert pruning.kept_count(filters, ratio) == kept
+def test_kept_count_is_floor_in_decimal():
+    checks.kept_counts(pruning.kept_count, range(1, 130), range(0, 100))
+    assert [pruning.kept_count(n, p) for n, p in ((64, 0.8), (32, 0.4), (256, 0.4), (5, 0.0))] == [12, 19, 153, 5]
+    checks.impossible_ratios_are_refused(pruning.kept_count)
 
 
 @pytest.mark.parametrize("ratio", [1, 1.5, -0.1])
@@ -108,13 +98,10 @@ def test_no_filter_left_and_unknown_layer():
 
 
 def test_greedy_counts_surviving_channels_only():
+    for seed in range(3):
+        checks.greedy_counts_survivors(functools.partial(pruning.select, strategy="greedy"), seed)
     model = awake(small_vgg())
     first = pruning.select(model, {"conv_1": 0.5})["conv_1"]
-    slow = torch.tensor(
-        [sum(model.features.conv_2.weight[j, i].detach().abs().sum() for i in first.tolist()) for j in range(6)]
-    )
-    greedy = pruning.select(model, {"conv_1": 0.5, "conv_2": 0.5}, strategy="greedy")["conv_2"]
-    assert greedy.tolist() == sorted(slow.argsort(descending=True)[:3].tolist())
     weight = model.features.conv_2.weight.data
     weight[0] = (
         10 * torch.eye(6)[:, :, None, None].expand(6, 6, 3, 3)[5 - first.tolist()[0]]
@@ -135,9 +122,8 @@ def test_greedy_equals_independent_for_first_convolutions_of_blocks():
 
 def test_scores_against_loops():
     weight = torch.randn(4, 3, 3, 3)
-    l1 = [sum(abs(v) for v in weight[j].flatten().tolist()) for j in range(4)]
+    checks.l1_scores(criteria.filter_l1, (4, 3, 3, 3), seed=0)
     l2 = [sum(v * v for v in weight[j].flatten().tolist()) ** 0.5 for j in range(4)]
-    torch.testing.assert_close(criteria.filter_l1(weight), torch.tensor(l1))
     torch.testing.assert_close(criteria.filter_l2(weight), torch.tensor(l2))
     assert criteria.largest_first(weight).argmin() == criteria.filter_l1(weight).argmax()
     shuffled = torch.randperm(4)
@@ -153,8 +139,10 @@ def test_random_control_repeats_by_seed_and_differs_by_layer():
     assert not torch.equal(a, other(weight))
 
 
-def test_equal_scores_keep_the_lower_index():
-    assert pruning.keep_highest(torch.tensor([1.0, 2.0, 1.0, 1.0]), 2).tolist() == [0, 1]
+def test_highest_scores_stay_and_of_equal_ones_the_lower_index():
+    for kept in range(1, 6):
+        checks.highest_kept(pruning.keep_highest, [0.3, 2.0, 0.1, 1.0, 1.5, 0.3], kept)
+    checks.highest_kept(pruning.keep_highest, [1.0, 2.0, 1.0, 1.0], 2)
 
 
 def test_activation_scores_against_the_whole_tensor():

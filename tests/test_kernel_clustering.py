@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from shrinkbook import nets
+from shrinkbook.course.checks import son2018 as checks
 from shrinkbook.methods import filter_pruning, kernel_sizes
 from shrinkbook.methods import kernel_clustering as kc
 from shrinkbook.methods.clustered_layers import clustered_layers
@@ -40,16 +41,11 @@ def dense(model: nn.Module, path: str) -> torch.Tensor:
 
 
 def test_normalised_kernels_have_norm_one_and_a_positive_centre():
-    kernels = drawn(200, 5, 5)
-    kernels[0, 2, 2], kernels[1, 2, 2] = 0.0, -0.0
-    kernels[2] = 0
-    units, scales = kc.normalise(kernels)
-    torch.testing.assert_close(units * scales[:, None, None], kernels)
-    assert (units[:, 2, 2] >= 0).all() and (scales[:2] > 0).all()
-    assert (scales[3:].sign() == kernels[3:, 2, 2].sign()).all()
-    norms = units.flatten(1).norm(dim=1)
-    torch.testing.assert_close(norms, torch.ones(200).index_fill(0, torch.tensor([2]), 0))
-    assert scales[2] == 0 and not units[2].any()
+    for side in (1, 3, 5):
+        checks.splits_into_units_and_scales(kc.normalise, 100, side, seed=0)
+    checks.normalises_zeros(kc.normalise)
+    negative_zero = torch.ones(1, 3, 3).index_fill(1, torch.tensor([1]), -0.0)
+    assert kc.normalise(negative_zero)[1] > 0
 
 
 def test_a_kernel_its_negative_and_its_multiples_coincide():
@@ -261,7 +257,6 @@ def test_sizes_of_the_other_models_in_the_tables():
     unscaled = counted(nets.densenet_bc_100_12, 128, scaled=False)
     assert int(unscaled.ratio(codebook_bits=16) * 10) / 10 == 37.5
     assert unscaled.bits_after(16) == kernel_sizes.bits(27_720, 128, scaled=False, codebook_bits=16)
-    assert kernel_sizes.index_bits(192) == 8 and kernel_sizes.index_bits(1) == 0 and kernel_sizes.index_bits(32, 8) == 8
     pruned = kc.prune_kernels(nets.vgg16())[0]
     report = kc.plan(pruned, 128)
     assert f"{report.bits_after() / 8e6:.2f} {report.ratio():.1f}" == "2.35 25.0"
@@ -271,6 +266,12 @@ def test_sizes_of_the_other_models_in_the_tables():
     filters = counted(lambda: filter_pruning.slim(nets.vgg16(), filter_pruning.select(nets.vgg16(), halved)), 512)
     assert sum(layer.kernels for layer in filters.layers) == 583_776
     assert filters.bits_after() == kernel_sizes.bits(583_776, 512)
+
+
+def test_bits_by_the_formula():
+    checks.index_bits_suffice(kernel_sizes.index_bits, 300)
+    for transforms, scaled in ((1, True), (8, True), (4, False)):
+        checks.bits_add_up(kernel_sizes.bits, 27_720, 192, 25, transforms, scaled)
 
 
 def test_rows_hold_what_a_table_shows():

@@ -8,8 +8,10 @@ import torch
 from sklearn.cluster import KMeans as ScikitKMeans
 
 from shrinkbook.bench import clustering as clustering_bench
+from shrinkbook.course.checks import son2018 as checks
 from shrinkbook.methods.kernel_kmeans import kmeans
-from shrinkbook.methods.kernel_transforms import TRANSFORM_SETS, inverse, permutations
+from shrinkbook.methods.kernel_lloyd import assign, update
+from shrinkbook.methods.kernel_transforms import TRANSFORM_SETS, inverse, permutations, variants
 from shrinkbook.training import checkpoint
 
 
@@ -17,36 +19,22 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def variants(centroids: torch.Tensor, perms: torch.Tensor) -> torch.Tensor:
-    return torch.stack([centroid[perm] for centroid in centroids for perm in perms])
-
-
 def plain(points, start, perms, max_iterations):
-    """Lloyd's iterations written down in double precision, with the full matrix of distances."""
+    """Lloyd's iterations step by step in double precision, and clusters without members filled."""
     points, centroids = points.double(), start.double().clone()
-    codes, iterations = torch.full((len(points),), -1), 0
+    labels, transforms, iterations = torch.full((len(points),), -1), torch.full((len(points),), -1), 0
     while True:
-        squared = torch.cdist(points, variants(centroids, perms), compute_mode="donot_use_mm_for_euclid_dist").square()
-        nearest = squared.argmin(1)
-        converged, codes = bool((nearest == codes).all()), nearest
+        before = labels, transforms
+        labels, transforms = assign(points, centroids, perms)
+        converged = torch.equal(labels, before[0]) and torch.equal(transforms, before[1])
         if converged or iterations == max_iterations:
-            inertia = float(squared.gather(1, codes[:, None]).sum())
-            return centroids, codes // len(perms), codes % len(perms), inertia, iterations, converged
+            inertia = checks.cost(points, labels, transforms, centroids, perms)
+            return centroids, labels, transforms, inertia, iterations, converged
         iterations += 1
-        empty = []
+        centroids = update(points, labels, transforms, centroids, perms)
+        far = (points - centroids[labels].gather(1, perms[transforms])).square().sum(1)
         for cluster in range(len(centroids)):
-            members = [
-                m[perms[t].argsort()]
-                for m, c, t in zip(points, codes // len(perms), codes % len(perms), strict=True)
-                if c == cluster
-            ]
-            if members:
-                centroids[cluster] = torch.stack(members).mean(0)
-            else:
-                empty.append(cluster)
-        if empty:
-            far = (points - variants(centroids, perms)[codes]).square().sum(1)
-            for cluster in empty:
+            if cluster not in labels:
                 centroids[cluster] = points[far.argmax()]
                 moved = variants(centroids[cluster, None], perms)
                 far = torch.minimum(far, torch.cdist(points, moved).square().amin(1))
@@ -61,29 +49,28 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("transforms", TRANSFORM_SETS)
-@pytest.mark.parametrize("side", [3, 5, 7])
-def test_transforms_are_distinct_permutations_closed_under_composition_and_inverse(side, transforms):
+@pytest.mark.parametrize("side", [1, 3, 4, 5, 7])
+def test_transforms_are_those_of_the_paper_and_closed_under_composition_and_inverse(side, transforms):
+    if side > 1:  # one pixel has one symmetry
+        checks.are_the_symmetries(permutations, side, transforms)
     perms = permutations(side, transforms)
     rows = {tuple(row.tolist()) for row in perms}
-    assert perms.shape == (transforms, side * side) and perms.dtype == torch.int64 and len(rows) == transforms
-    assert torch.equal(perms[0], torch.arange(side * side))
-    assert (perms[:, side * side // 2] == side * side // 2).all()  # the centre stays
+    assert torch.equal(perms, permutations(side, 8)[:transforms])
+    assert side % 2 == 0 or (perms[:, side * side // 2] == side * side // 2).all()  # the centre stays
     assert rows == {tuple(row.tolist()) for row in inverse(perms)}
     assert rows == {tuple(a[b].tolist()) for a, b in itertools.product(perms, perms)}
-    kernel = drawn(side * side)
-    for perm, undo in zip(perms, inverse(perms), strict=True):
-        assert torch.equal(kernel[perm][undo], kernel)
+    checks.all_variants(variants, 4, side, transforms, seed=1)
 
 
-def test_transforms_are_those_of_the_paper():
-    kernel = drawn(3, 3)
-    images = [kernel.flatten()[perm].view(3, 3) for perm in permutations(3, 8)]
-    assert torch.equal(images[1], kernel.fliplr()) and torch.equal(images[2], kernel.flipud())
-    assert torch.equal(images[3], kernel.rot90(2))
-    quarter = [kernel.rot90(), kernel.rot90(3), kernel.T, kernel.rot90(2).T]
-    assert {tuple(image.flatten().tolist()) for image in images[4:]} == {tuple(q.flatten().tolist()) for q in quarter}
-    for count in TRANSFORM_SETS:
-        assert torch.equal(permutations(3, count), permutations(3, 8)[:count])
+def test_inverses_undo_any_permutations():
+    checks.undoes(inverse, count=8, size=25, seed=0)
+
+
+@pytest.mark.parametrize(("side", "transforms"), [(3, 1), (3, 2), (3, 8), (5, 4), (7, 8)])
+def test_one_plain_step(side, transforms):
+    checks.assigns_the_nearest(assign, 80, 6, side, transforms, seed=2)
+    checks.averages_the_members(update, 80, 6, side, transforms, seed=2)
+    checks.steps_never_cost_more(assign, update, 200, 6, side, transforms, seed=2)
 
 
 @pytest.mark.parametrize("count", [0, 3, 16])

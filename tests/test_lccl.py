@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from shrinkbook import nets
+from shrinkbook.course.checks import dong2017 as checks
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, gates, placed, responses, with_zeros
 from shrinkbook.nets.preact_resnet import PreactBottleneckBlock, PreactResNet
-
-KINDS = ("kxkxCx1", "1x1xCxT", "1x1xCx1")
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -33,44 +32,22 @@ def small_resnet(block=None) -> PreactResNet:
     return nets.initialize(PreactResNet((1, 1), (4, 8), in_channels=1, **options), 0)
 
 
-def product_by_hand(layer: LCCLConv2d, x: torch.Tensor) -> torch.Tensor:
-    """Position by position: the patch's response times the gate's dot product, normalised and cut at 0."""
-    main, norm, gate = layer.main, layer.gate.norm, layer.gate.conv
-    patches = F.unfold(x, main.kernel_size, padding=main.padding, stride=main.stride)
-    seen = patches if gate.kernel_size == main.kernel_size else F.unfold(x, 1, stride=gate.stride)
-    height = (x.shape[2] + 2 * main.padding[0] - main.kernel_size[0]) // main.stride[0] + 1
-    output = torch.zeros(len(x), main.out_channels, patches.shape[2])
-    for n in range(len(x)):
-        for p in range(patches.shape[2]):
-            for t in range(main.out_channels):
-                own = t if gate.out_channels > 1 else 0
-                response = main.weight[t].flatten() @ patches[n, :, p] + main.bias[t]
-                value = gate.weight[own].flatten() @ seen[n, :, p]
-                value = (value - norm.running_mean[own]) / (norm.running_var[own] + norm.eps) ** 0.5
-                value = value * norm.weight[own] + norm.bias[own]
-                output[n, t, p] = response * max(value, 0)
-    return output.view(len(x), main.out_channels, height, -1)
-
-
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kind", KINDS)
-def test_output_is_the_response_times_the_gate(kind, stride):
-    main = conv(stride=stride, bias=True)
-    nn.init.normal_(main.bias, generator=torch.Generator().manual_seed(1))
-    layer = gated(main, kind)
-    layer(3 * drawn(8, 4, 7, 5) + 1)  # statistics away from 0 and 1
-    nn.init.uniform_(layer.gate.norm.weight, 0.5, 2, generator=torch.Generator().manual_seed(2))
-    nn.init.uniform_(layer.gate.norm.bias, -0.3, 0.3, generator=torch.Generator().manual_seed(3))
-    layer.eval()
-    x = drawn(2, 4, 7, 5)
+@pytest.mark.parametrize("kind", checks.KINDS)
+def test_gate_and_output_follow_the_formula(kind, stride):
+    for kernel in (1, 3):
+        checks.gate_has_the_shapes(LCCL, kind, kernel, stride)
+    for seed in range(2):
+        checks.gate_is_the_formula(LCCL, kind, stride, seed)
+    checks.output_is_the_product(LCCLConv2d, 6 if kind == "1x1xCxT" else 1, stride, seed=0)
+    layer, x = gated(conv(stride=stride), kind).eval(), drawn(2, 4, 7, 5)
     with torch.no_grad():
-        torch.testing.assert_close(layer(x), product_by_hand(layer, x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer(x), layer.main(x) * layer.gate(x))
         maps = layer.gate(x)
-    assert maps.shape == (2, 6 if kind == "1x1xCxT" else 1, *layer(x).shape[2:])
     assert (maps >= 0).all() and (maps == 0).any() and (maps > 0).any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", checks.KINDS)
 def test_batch_norm_centres_the_gate_to_about_half_zeros_and_has_one_channel_if_shared(kind):
     layer = gated(conv(16, 16), kind, seed=3)
     shares = (layer.gate(drawn(16, 16, 12, 12).relu()) == 0).float().mean()
@@ -118,27 +95,11 @@ def test_grid_makes_the_gate_cheaper():
 
 
 def test_both_readings_of_the_product():
+    checks.other_readings(LCCLConv2d, seed=0)
     main, x = conv(), drawn(2, 4, 8, 8)
     after, before = gated(main).eval(), gated(main, relu=True).eval()
-    gate = after.gate(x)
-    torch.testing.assert_close(after(x), main(x) * gate)
-    torch.testing.assert_close(before(x), F.relu(main(x)) * gate)
     assert (after(x) < 0).any() and (before(x) >= 0).all()
     torch.testing.assert_close(F.relu(after(x)), before(x))  # a ReLU that follows directly makes them one
-
-
-def test_hard_mask_multiplies_with_one_and_passes_the_gate_its_gradient():
-    main, x = conv(), drawn(2, 4, 8, 8)
-    hard, soft = gated(main, hard=True).eval(), gated(main).eval()
-    kept = (soft.gate(x) > 0).float()
-    torch.testing.assert_close(hard(x), main(x) * kept, rtol=0, atol=0)
-    weights = drawn(*main(x).shape)
-    gradients = []
-    for layer in (hard, soft):
-        (layer(x) * weights).sum().backward()
-        gradients.append(layer.gate.conv.weight.grad)
-    assert gradients[0].abs().sum() > 0
-    torch.testing.assert_close(*gradients)  # of a linear loss: as if M had been the multiplier
 
 
 def test_gradients_of_the_product_reach_both_branches_as_finite_differences_say():
@@ -191,7 +152,7 @@ def test_placement_in_basic_blocks_and_bottlenecks():
     assert len(gates(add_lccl(basic, ["stem.0", "layer1.0.conv2"]))) == 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", checks.KINDS)
 def test_networks_train_on_with_gates_and_stay_on_the_meta_device(kind):
     model = add_lccl(small_resnet(), kind=kind)
     assert model.layer2[0].conv1(drawn(2, 4, 8, 8)).shape == (2, 8, 4, 4)
@@ -213,7 +174,7 @@ def test_responses_are_the_gates_maps():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", checks.KINDS)
 @pytest.mark.parametrize("zeros", [0, 0.25, 0.6, 1])
 def test_a_gate_can_be_shifted_to_any_share_of_zeros(kind, zeros):
     x, layer = drawn(2, 4, 10, 10), gated(conv(), kind)

@@ -9,8 +9,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from shrinkbook import nets
+from shrinkbook.course.checks import dong2017 as checks
 from shrinkbook.methods.lccl import LCCLConv2d, add_lccl, gates, responses, with_zeros
-from shrinkbook.methods.lccl_skip import BLOCK, Im2colConv, SkippingConv, WholeIm2colConv, skip_indexed, skipping
+from shrinkbook.methods.lccl_skip import (
+    BLOCK,
+    Im2colConv,
+    SkippingConv,
+    WholeIm2colConv,
+    im2col,
+    skip_indexed,
+    skipping,
+)
 from shrinkbook.nets.preact_resnet import PreactBottleneckBlock, PreactResNet
 from shrinkbook.training.data import load
 
@@ -29,10 +38,7 @@ def conv(inputs: int, outputs: int, *shape, bias: bool = True) -> nn.Conv2d:
 
 
 def gate_map(*shape: int, zeros: float) -> torch.Tensor:
-    """Positive numbers, and 0 at exactly this share of the positions."""
-    values = drawn(*shape, seed=2).abs().flatten() + 0.1
-    values[torch.randperm(len(values), generator=torch.Generator().manual_seed(3))[: round(zeros * len(values))]] = 0
-    return values.view(shape)
+    return checks.gate_map(shape, zeros, seed=2)
 
 
 def dense(x, layer, gate, relu=False):
@@ -64,11 +70,12 @@ def test_skipping_is_exact_and_does_only_what_is_kept(shape, each, zeros):
     for relu in (False, True):
         expected = dense(x, layer, gate, relu).detach()
         torch.testing.assert_close(fast(x, gate, relu), expected, **TIGHT)
-        torch.testing.assert_close(skip_indexed(x, layer, gate, relu).detach(), expected, **TIGHT)
+        checks.skipping_is_exact(skip_indexed, layer, x, gate, relu)
     kept = int((gate != 0).sum())
     assert kept == gate.numel() - round(zeros * gate.numel())
     assert fast.positions == kept
     assert fast.multiplications == kept * inputs * math.prod(layer.kernel_size) * (1 if each else outputs)
+    checks.closed_positions_are_not_computed(skip_indexed, layer, x, gate)
     torch.testing.assert_close(fast(x, gate, hard=True), dense(x, layer, (gate != 0).double()).detach(), **TIGHT)
 
 
@@ -83,6 +90,11 @@ def test_dense_rows_are_the_convolution(shape):
         assert fast.multiplications == layer(x).numel() * layer.weight[0].numel()
     assert fast(x.detach()[:0]).shape == (0, *layer(x).shape[1:]) and fast.multiplications == 0
     assert fast(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (1, 2, 0), (5, 1, 2)])
+def test_rows_are_what_lies_under_the_kernel(kernel, stride, padding):
+    checks.patches_are_cut_out(im2col, kernel, stride, padding, seed=0)
 
 
 def test_blocks_of_rows_end_at_every_remainder():

@@ -4,12 +4,12 @@ import copy
 import itertools
 from decimal import Decimal
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from shrinkbook import nets
+from shrinkbook.course.checks import kim2016 as checks
 from shrinkbook.evidence import claims
 from shrinkbook.evidence.statistics import agree
 from shrinkbook.measure.cost import cost
@@ -26,11 +26,7 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def planted_kernel(outputs: int, inputs: int, side: int, ranks: tuple[int, int], noise: float = 0.0) -> torch.Tensor:
-    """A kernel of multilinear rank (R3, R4) plus noise."""
-    r3, r4 = ranks
-    core, u4, u3 = drawn(r4, r3, side, side), drawn(outputs, r4, seed=1), drawn(inputs, r3, seed=2)
-    kernel = torch.einsum("abij,ta,sb->tsij", core, u4, u3)
-    return kernel + noise * drawn(*kernel.shape, seed=3)
+    return checks.planted_kernel(outputs, inputs, side, ranks, noise, seed=0)
 
 
 def with_weight(module, weight: torch.Tensor):
@@ -144,30 +140,21 @@ def test_groups_are_decomposed_apart_and_share_the_largest_rank():
     torch.testing.assert_close(chain(x), torch.cat(halves, dim=1), rtol=1e-9, atol=1e-9)
 
 
-def hosvd_error(kernel: np.ndarray, ranks: tuple[int, int]) -> float:
-    """Slow oracle without turns: project on the leading singular vectors of the two unfoldings."""
-    u3, u4 = _vectors(kernel, ranks)
-    rebuilt = np.einsum("tsij,ta,ua,sb,vb->uvij", kernel, u4, u4, u3, u3, optimize=True)
-    return float(np.linalg.norm(kernel - rebuilt))
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (3, 7, 1, 5)])
+def test_unfoldings(shape):
+    checks.unfolds(layers.output_unfolding, 0, shape, seed=0)
+    checks.unfolds(layers.input_unfolding, 1, shape, seed=0)
 
 
-def hooi_error(kernel: np.ndarray, ranks: tuple[int, int], turns: int = 200) -> float:
-    """Slow oracle with turns: each factor from the full SVD of the kernel projected by the other."""
-    u3, u4 = _vectors(kernel, ranks)
-    for _ in range(turns):
-        u4 = _left(np.einsum("tsij,sb->tbij", kernel, u3).reshape(len(kernel), -1), ranks[1])
-        u3 = _left(np.einsum("tsij,ta->saij", kernel, u4).reshape(kernel.shape[1], -1), ranks[0])
-    core = np.einsum("tsij,ta,sb->abij", kernel, u4, u3)
-    return float(np.sqrt(np.linalg.norm(kernel) ** 2 - np.linalg.norm(core) ** 2))
+@pytest.mark.parametrize("ranks", [(3, 5), (6, 2), (1, 1), (12, 14)])
+def test_hosvd_projects_on_the_leading_vectors(ranks):
+    checks.factors_are_those_of_hosvd(layers.hosvd, planted_kernel(14, 12, 3, (4, 6), noise=2.0), ranks)
+    checks.planted_kernel_is_exact(layers.hosvd, 14, 12, ranks, seed=0)
 
 
-def _vectors(kernel: np.ndarray, ranks: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    columns = kernel.transpose(1, 0, 2, 3).reshape(kernel.shape[1], -1)
-    return _left(columns, ranks[0]), _left(kernel.reshape(len(kernel), -1), ranks[1])
-
-
-def _left(matrix: np.ndarray, rank: int) -> np.ndarray:
-    return np.linalg.svd(matrix, full_matrices=False)[0][:, :rank]
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "bias": False}])
+def test_chain_of_given_factors(options):
+    checks.chain_is_the_rebuilt_convolution(layers.conv_chain, seed=0, **options)
 
 
 @pytest.mark.parametrize("ranks", [(3, 5), (6, 2), (1, 1), (9, 11), (10, 1), (1, 11)])
@@ -175,11 +162,8 @@ def test_turns_improve_on_hosvd_and_reach_the_oracle(ranks, recwarn):
     kernel = planted_kernel(14, 12, 3, (4, 6), noise=2.0)
     core, u4, u3 = layers.tucker2(kernel, ranks)
     assert not recwarn.list  # no vectors made up for ranks that the other side cannot fill
-    found = (kernel - torch.einsum("abij,ta,sb->tsij", core, u4, u3)).norm().item()
-    unturned = hosvd_error(kernel.numpy(), ranks)
-    assert found <= unturned + 1e-9
-    if max(ranks) <= 9 * min(ranks):
-        assert found == pytest.approx(hooi_error(kernel.numpy(), ranks), rel=2e-3)
+    checks.turns_improve(layers.tucker2, kernel, ranks)
+    found = (kernel - checks.rebuilt(core, u4, u3)).norm().item()
     values = [torch.linalg.svdvals(unfold(kernel)) for unfold in (layers.input_unfolding, layers.output_unfolding)]
     lost = sum(value[rank:].square().sum() for value, rank in zip(values, ranks, strict=True))
     assert found <= lost.sqrt() + 1e-9
@@ -200,7 +184,11 @@ def test_counted_cost_follows_the_formulas(stride, ranks):
     assert row.compression == pytest.approx(9 * 8 * 12 / weights)
     assert row.speedup == pytest.approx(9 * 8 * 12 * outside / mac)
     assert sum(part.weights for part in row.parts) == weights
-    assert layers.factor_weights((12, 8, 3, 3), 1, ranks) == weights
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weights_of_the_factors(groups):
+    checks.factor_weights_are_counted(layers.factor_weights, (12, 8, 3, 2), groups)
 
 
 def by_shapes(build, ranks, side: int, maps=None) -> tuple[nn.Module, tucker.Report]:

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq
 
+from shrinkbook.course.checks import kim2016 as checks
+from shrinkbook.course.checks.kim2016 import planted_matrix
 from shrinkbook.methods.vbmf import (
     GRID,
     ROUNDING,
@@ -16,12 +17,6 @@ from shrinkbook.methods.vbmf import (
     iterated_gain,
     smallest_kept,
 )
-
-
-def planted(rows: int, columns: int, rank: int, noise: float, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    left, right = torch.randn(rows, rank, generator=generator), torch.randn(rank, columns, generator=generator)
-    return (left @ right + noise * torch.randn(rows, columns, generator=generator)).double()
 
 
 def rotation(size: int, seed: int = 1) -> torch.Tensor:
@@ -42,33 +37,25 @@ PLANTED = [
 
 @pytest.mark.parametrize(("rows", "columns", "rank", "noise"), PLANTED)
 def test_planted_rank_and_noise_are_found_both_ways_and_in_both_orientations(rows, columns, rank, noise):
-    matrix = planted(rows, columns, rank, noise)
-    gram, svd, turned = evbmf(matrix), evbmf(matrix, "svd"), evbmf(matrix.T)
-    assert gram.rank == svd.rank == turned.rank == rank
-    assert gram.noise_variance == pytest.approx(noise**2, rel=0.1)
+    for way in (evbmf, lambda matrix: evbmf(matrix, "svd"), lambda matrix: evbmf(matrix.T)):
+        checks.planted_rank_is_found(way, rows, columns, rank, noise, seed=0)
+    matrix = planted_matrix(rows, columns, rank, noise, seed=0)
+    gram, svd = evbmf(matrix), evbmf(matrix, "svd")
     assert gram.noise_variance == pytest.approx(svd.noise_variance, rel=1e-5)
     np.testing.assert_allclose(gram.singular_values, torch.linalg.svdvals(matrix).numpy(), rtol=1e-6, atol=1e-6)
-    assert svd.singular_values[rank - 1] > svd.threshold > svd.singular_values[rank]
 
 
 def test_noise_has_rank_zero():
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(100):
-        rows, columns = (int(torch.randint(2, top, (), generator=generator)) for top in (60, 200))
-        found = evbmf(torch.randn(rows, columns, generator=generator))
-        assert found.rank == 0, (rows, columns)
+    checks.noise_has_rank_zero(evbmf, trials=100, seed=0)
 
 
 @pytest.mark.parametrize("scale", [1e-8, 10.0, 1e6])
 def test_scale_changes_the_variance_only(scale):
-    matrix = planted(48, 300, 9, 0.8)
-    found, scaled = evbmf(matrix), evbmf(matrix * scale)
-    assert found.rank == scaled.rank == 9
-    assert scaled.noise_variance == pytest.approx(found.noise_variance * scale**2, rel=1e-5)
+    checks.scale_changes_the_variance_only(evbmf, scale)
 
 
 def test_rotations_and_permutations_change_nothing():
-    matrix = planted(48, 100, 9, 0.8)
+    matrix = planted_matrix(48, 100, 9, 0.8, seed=0)
     found = evbmf(matrix)
     for other in (rotation(48) @ matrix @ rotation(100), matrix.flip(0), matrix[:, torch.randperm(100)]):
         assert evbmf(other).rank == found.rank
@@ -77,12 +64,12 @@ def test_rotations_and_permutations_change_nothing():
 
 @pytest.mark.parametrize("through", ["gram", "svd"])
 def test_exact_low_rank_has_no_noise(through):
-    exact = planted(40, 90, 5, 0.0)
+    exact = planted_matrix(40, 90, 5, 0.0, seed=0)
     for matrix in (exact, exact.float(), exact.float().T):  # float32 rounds: that is no noise either
         found = evbmf(matrix, through)
         assert (found.rank, found.noise_variance) == (5, 0.0)
     assert evbmf(torch.zeros(3, 4), through).rank == 0
-    assert evbmf(planted(8, 8, 4, 0.0), through).rank < 4  # too many of them to tell signal from noise
+    assert evbmf(planted_matrix(8, 8, 4, 0.0, seed=0), through).rank < 4  # too many of them to tell signal from noise
 
 
 def test_degenerate_shapes():
@@ -93,7 +80,7 @@ def test_degenerate_shapes():
 
 
 def test_the_matrix_is_left_alone():
-    matrix = planted(10, 20, 2, 0.1).float().requires_grad_()
+    matrix = planted_matrix(10, 20, 2, 0.1, seed=0).float().requires_grad_()
     before = matrix.detach().clone()
     evbmf(matrix)
     assert torch.equal(matrix.detach(), before) and matrix.grad is None
@@ -122,7 +109,7 @@ def test_unknown_way_is_refused():
 @pytest.mark.parametrize("variance", [0.3, 0.8, 1.0, 1.7, 6.0])
 def test_analytic_free_energy_equals_the_iterated_one(variance):
     rows, columns = 8, 25
-    values = np.linalg.svd(planted(rows, columns, 3, 1.0).numpy(), compute_uv=False)
+    values = np.linalg.svd(planted_matrix(rows, columns, 3, 1.0, seed=0).numpy(), compute_uv=False)
     shares = [iterated_gain(float(value), rows, columns, variance) for value in values]
     noise = rows * columns * math.log(2 * math.pi * variance) / 2 + (values**2).sum() / (2 * variance)
     fast = free_energy(values, columns, np.array([variance]))[0]
@@ -137,7 +124,7 @@ def test_analytic_free_energy_equals_the_iterated_one(variance):
 )
 def test_rank_is_the_one_that_the_iterated_free_energy_keeps(rows, columns, rank, noise, found_rank):
     """The slow way through, also where small signals drown: iterate every component at every variance of a grid."""
-    matrix = planted(rows, columns, rank, noise, seed=3)
+    matrix = planted_matrix(rows, columns, rank, noise, seed=3)
     values = np.linalg.svd(matrix.numpy(), compute_uv=False)
     found = estimate_rank(values, columns)
     best, kept = math.inf, -1
@@ -178,11 +165,12 @@ def bound(values: np.ndarray, columns: int) -> float:
 
 @pytest.mark.parametrize("ratio", [1e-4, 0.01, 0.1, 0.5, 1.0])
 def test_threshold_formula_is_near_the_exact_root(ratio):
-    def zero(t: float) -> float:
-        return math.log1p(t) / t + math.log1p(t / ratio) * ratio / t - 1
+    checks.threshold_is_near_the_root(smallest_kept, ratio)
 
-    t = brentq(zero, 1e-9, 50)
-    assert -0.021 < smallest_kept(ratio) / ((1 + t) * (1 + ratio / t)) - 1 < 1e-5
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 25), (12, 12), (1, 40)])
+def test_free_energy_of_all_variances_at_once(rows, columns):
+    checks.energies_add_up(free_energy, rows, columns, seed=5)
 
 
 def test_what_counts_as_rounding():

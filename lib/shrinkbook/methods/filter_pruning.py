@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinkbook.methods.filter_criteria import Score, filter_l1
+from shrinkbook.methods.filter_surgery import keep_filters, keep_inputs, keep_norm
 from shrinkbook.nets.coupling import Coupling
 
 Selection = dict[str, Tensor]
@@ -148,23 +149,11 @@ def slim(model: nn.Module, selection: Selection) -> nn.Module:
         coupling = couplings[name]
         maps = len(ranked_kernel(smaller, coupling))
         for path in coupling.producers:
-            conv = _module(smaller, path)
-            _cut(conv, ("weight", "bias"), kept)
-            conv.out_channels = len(kept)
+            keep_filters(_module(smaller, path), kept)
         for path in coupling.norms:
-            norm = _module(smaller, path)
-            _cut(norm, ("weight", "bias", "running_mean", "running_var"), kept)
-            norm.num_features = len(kept)
+            keep_norm(_module(smaller, path), kept)
         for path in coupling.consumers:
-            reader = _module(smaller, path)
-            if isinstance(reader, nn.Linear):
-                pixels = reader.in_features // maps
-                columns = (kept[:, None] * pixels + torch.arange(pixels, device=kept.device)).flatten()
-                _cut(reader, ("weight",), columns, axis=1)
-                reader.in_features = len(columns)
-            else:
-                _cut(reader, ("weight",), kept, axis=1)
-                reader.in_channels = len(kept)
+            keep_inputs(_module(smaller, path), kept, maps)
     return smaller
 
 
@@ -238,12 +227,3 @@ def compress(
 def _module(model: nn.Module, path: str) -> Any:
     """A convolution, batch norm or linear layer; typed loosely, for torch types every attribute of a module alike."""
     return model.get_submodule(path)
-
-
-def _cut(module: nn.Module, names: Sequence[str], kept: Tensor, axis: int = 0) -> None:
-    for name in names:
-        tensor = getattr(module, name)
-        if tensor is None:
-            continue
-        smaller = tensor.detach().index_select(axis, kept.to(tensor.device)).contiguous()
-        setattr(module, name, nn.Parameter(smaller) if isinstance(tensor, nn.Parameter) else smaller)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shrinkbook.methods.kernel_transforms import inverse
+from shrinkbook.methods.kernel_transforms import inverse, variants
 
 Start = Literal["random", "k-means++"] | Tensor
 
@@ -96,7 +96,7 @@ def _lloyd(tiled: "_Tiled", centroids: Tensor, perms: Tensor, max_iterations: in
     codes = np.full(len(tiled.points), -1, np.int32)  # label * T + transform
     iterations = 0
     while True:
-        changed, sums, counts = tiled.assign(_variants(centroids, perms), codes)
+        changed, sums, counts = tiled.assign(variants(centroids, perms), codes)
         if not changed or iterations == max_iterations:
             break
         iterations += 1
@@ -106,14 +106,9 @@ def _lloyd(tiled: "_Tiled", centroids: Tensor, perms: Tensor, max_iterations: in
         centroids = (totals / members.clamp(min=1)[:, None]).float()
         if not members.all():
             _reseed(tiled, centroids, perms, codes, members == 0)
-    inertia = float(tiled.distances(_variants(centroids, perms), codes).sum())
+    inertia = float(tiled.distances(variants(centroids, perms), codes).sum())
     labels, used = (torch.from_numpy(part).long() for part in np.divmod(codes, np.int32(transforms)))
     return KMeans(centroids, labels, used, inertia, iterations, not changed)
-
-
-def _variants(centroids: Tensor, perms: Tensor) -> Tensor:
-    """All transformed centroids, (k T, d): row l T + t is Phi_t(mu_l)."""
-    return centroids[:, perms].flatten(0, 1)
 
 
 def _reseed(tiled: "_Tiled", centroids: Tensor, perms: Tensor, codes: NDArray[np.int32], empty: Tensor) -> None:
@@ -121,10 +116,10 @@ def _reseed(tiled: "_Tiled", centroids: Tensor, perms: Tensor, codes: NDArray[np
 
     Points near a centroid that was moved here before count as its members, so two never move to the same point.
     """
-    far = tiled.distances(_variants(centroids, perms), codes)
+    far = tiled.distances(variants(centroids, perms), codes)
     for cluster in empty.nonzero().flatten().tolist():
         centroids[cluster] = tiled.points[int(far.argmax())]
-        tiled.nearer(_variants(centroids[cluster, None], perms), far)
+        tiled.nearer(variants(centroids[cluster, None], perms), far)
 
 
 def _plus_plus(tiled: "_Tiled", k: int, perms: Tensor, seed: int) -> Tensor:
@@ -132,7 +127,7 @@ def _plus_plus(tiled: "_Tiled", k: int, perms: Tensor, seed: int) -> Tensor:
     squared = np.full(len(tiled.points), np.inf)
     chosen = [int(stream.integers(len(tiled.points)))]
     while True:
-        parts = tiled.nearer(_variants(tiled.points[chosen[-1:]], perms), squared)
+        parts = tiled.nearer(variants(tiled.points[chosen[-1:]], perms), squared)
         if len(chosen) == k:
             return tiled.points[chosen]
         target = stream.random() * parts.sum()

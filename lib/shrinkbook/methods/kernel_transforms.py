@@ -36,3 +36,13 @@ def permutations(side: int, transforms: int) -> Tensor:
 def inverse(perms: Tensor) -> Tensor:
     """The permutations that undo each row: m[perms[t]][inverse(perms)[t]] = m."""
     return perms.argsort(dim=1)
+
+
+def variants(centroids: Tensor, perms: Tensor) -> Tensor:
+    """All transformed centroids, (k T, d): row l T + t is Phi_t(mu_l).
+
+    Args:
+        centroids: (k, d).
+        perms: (T, d).
+    """
+    return centroids[:, perms].flatten(0, 1)

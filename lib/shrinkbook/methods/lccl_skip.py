@@ -161,7 +161,7 @@ class WholeIm2colConv(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, T, H', W') in channels-last layout."""
-        rows = _patches(x, self.window)
+        rows = im2col(x, self.window)
         product = rows.reshape(-1, self.matrix.shape[1]) @ self.matrix.T
         if self.biased:
             product += self.bias
@@ -258,13 +258,19 @@ def skipping(model: nn.Module) -> nn.Module:
 
 
 def skip_indexed(x: Tensor, conv: nn.Conv2d, gate: Tensor, relu: bool = False) -> Tensor:
-    """What :class:`Im2colConv` does with a gate, in PyTorch's own indexing, on any device: slower, shorter.
+    """The convolution times a gate, computed at open positions only, in PyTorch's own indexing, on any device.
+
+    Shorter than :class:`Im2colConv` and slower.
 
     Args:
         x: (N, C, H, W).
-        gate: (N, 1 or T, H', W').
+        gate: M, (N, 1 or T, H', W'); 0 is closed.
+        relu: of the response, before the product.
+
+    Returns:
+        (N, T, H', W'), 0 at closed positions.
     """
-    patches, outputs = _patches(x, _window(conv)), conv.out_channels
+    patches, outputs = im2col(x, _window(conv)), conv.out_channels
     matrix = conv.weight.permute(0, 2, 3, 1).flatten(1)
     bias = matrix.new_zeros(outputs) if conv.bias is None else conv.bias
     output = matrix.new_zeros(*patches.shape[:3], outputs)
@@ -277,8 +283,13 @@ def skip_indexed(x: Tensor, conv: nn.Conv2d, gate: Tensor, relu: bool = False) -
     return output.permute(0, 3, 1, 2)
 
 
-def _patches(x: Tensor, window: tuple[int, ...]) -> Tensor:
-    """What lies under the kernel at each output position, (N, H', W', k, k, C), a view of the padded input."""
+def im2col(x: Tensor, window: tuple[int, ...]) -> Tensor:
+    """What lies under the kernel at each output position, (N, H', W', k, k, C), a view of the padded input.
+
+    Args:
+        x: (N, C, H, W).
+        window: kernel, stride and padding, each in rows and columns.
+    """
     kh, kw, sh, sw, ph, pw = window
     pixels = F.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph))
     return pixels.unfold(1, kh, sh).unfold(2, kw, sw).permute(0, 1, 2, 4, 5, 3)

@@ -34,23 +34,42 @@ def leading_vectors(matrix: Tensor, rank: int) -> Tensor:
     return torch.linalg.eigh(matrix @ matrix.T).eigenvectors.flip(1)[:, :rank].contiguous()
 
 
+def hosvd(kernel: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tucker-2 in one go: the leading singular vectors of the two unfoldings, and the kernel seen from them.
+
+    C(r4, r3, i, j) = sum_{t, s} K(t, s, i, j) U4(t, r4) U3(s, r3), the best core for these orthonormal factors.
+
+    Args:
+        kernel: (T, S, height, width).
+        ranks: (R3, R4).
+
+    Returns:
+        core (R4, R3, height, width), U4 (T, R4), U3 (S, R3).
+    """
+    r3, r4 = ranks
+    u4 = leading_vectors(output_unfolding(kernel), r4)
+    u3 = leading_vectors(input_unfolding(kernel), r3)
+    return torch.einsum("tsij,ta,sb->abij", kernel, u4, u3), u4, u3
+
+
 def tucker2(weight: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Tucker-2: K(t, s, i, j) = sum_{r4, r3} C(r4, r3, i, j) U4(t, r4) U3(s, r3), least squares in the weights.
 
-    The factors start as the leading singular vectors of the two unfoldings (HOSVD) and are improved in turns (HOOI)
-    where that can help: not if a rank is full or exceeds what the other leaves, and not beyond ``HOOI_LARGEST``.
+    The factors start as :func:`hosvd` and are improved in turns (HOOI) where that can help: not if a rank is full or
+    exceeds what the other leaves, and not beyond ``HOOI_LARGEST``.
 
     Returns:
         core (R4, R3, height, width), U4 (T, R4), U3 (S, R3), in double precision.
     """
     kernel = weight.detach().double()
+    core, u4, u3 = hosvd(kernel, ranks)
     r3, r4 = ranks
-    factors = [leading_vectors(output_unfolding(kernel), r4), leading_vectors(input_unfolding(kernel), r3)]
     outputs, inputs, pixels = kernel.shape[0], kernel.shape[1], kernel[0, 0].numel()
     settled = r3 == inputs or r4 == outputs or r3 > pixels * r4 or r4 > pixels * r3
-    turns = 0 if settled or max(outputs, inputs) > HOOI_LARGEST or kernel.is_meta else 50
+    if settled or max(outputs, inputs) > HOOI_LARGEST or kernel.is_meta:
+        return core, u4, u3
     with tensorly.backend_context("pytorch"):
-        (core, (u4, u3)), _ = partial_tucker(kernel, rank=[r4, r3], modes=[0, 1], init=factors, n_iter_max=turns)
+        (core, (u4, u3)), _ = partial_tucker(kernel, rank=[r4, r3], modes=[0, 1], init=[u4, u3], n_iter_max=50)
     return core, u4, u3
 
 
@@ -129,20 +148,35 @@ def low_rank_conv(conv: nn.Conv2d, ranks: Size) -> tuple[nn.Sequential, float | 
         if len(ranks) == 2:
             core, u4, u3 = tucker2(kernel, (ranks[0], ranks[1]))
             rebuilt = torch.einsum("abij,ta,sb->tsij", core, u4, u3)
-            firsts.append(u3.T[:, :, None, None])
+            firsts.append(u3)
         else:
             u4, flat = truncated_svd(output_unfolding(kernel), ranks[0])
             core = flat.view(-1, *kernel.shape[1:])
             rebuilt = (u4 @ flat).view_as(kernel)
         cores.append(core)
-        lasts.append(u4[:, :, None, None])
+        lasts.append(u4)
         errors.append((kernel - rebuilt).square().sum())
+    chain = conv_chain(conv, torch.cat(cores), torch.cat(lasts), torch.cat(firsts, dim=1) if firsts else None)
+    return chain, _relative(torch.stack(errors).sum(), conv.weight)
+
+
+def conv_chain(conv: nn.Conv2d, core: Tensor, u4: Tensor, u3: Tensor | None = None) -> nn.Sequential:
+    """The factors of a convolution as layers ``first`` (only with U3), ``core`` and ``last``, in the order they run.
+
+    ``core`` has the stride, padding and dilation of the convolution, ``last`` its bias.
+
+    Args:
+        conv: what the chain replaces.
+        core: (R4, R3 or S, height, width).
+        u4: (T, R4).
+        u3: (S, R3). With groups, core and U4 are those of the groups one below the other, U3 side by side.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if firsts:
-        layers["first"] = _conv(torch.cat(firsts), groups, conv.weight)
-    layers["core"] = _conv(torch.cat(cores), groups, conv.weight, shape_of=conv)
-    layers["last"] = _conv(torch.cat(lasts), groups, conv.weight, conv.bias)
-    return nn.Sequential(layers), _relative(torch.stack(errors).sum(), conv.weight)
+    if u3 is not None:
+        layers["first"] = _conv(u3.T[:, :, None, None], conv.groups, conv.weight)
+    layers["core"] = _conv(core, conv.groups, conv.weight, shape_of=conv)
+    layers["last"] = _conv(u4[:, :, None, None], conv.groups, conv.weight, conv.bias)
+    return nn.Sequential(layers)
 
 
 def low_rank_linear(linear: nn.Linear, rank: int) -> tuple[nn.Sequential, float | None]:

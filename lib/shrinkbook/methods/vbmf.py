@@ -75,18 +75,12 @@ def evbmf(matrix: Tensor, through: Literal["gram", "svd"] = "gram") -> RankEstim
 def estimate_rank(singular_values: Floats, columns: int) -> RankEstimate:
     """Rank and noise variance from all L singular values (descending) of a matrix with M >= L columns.
 
-    The variance minimises :func:`free_energy` between two bounds: all of the matrix is noise (above), or the
-    components that could stand out, fewer than L / (1 + a), are none of it (below). The function has several valleys:
-    the lowest point of a fine grid of the logarithm is refined between its neighbours.
+    The variance minimises :func:`free_energy` between :func:`variance_bounds`. The function has several valleys: the
+    lowest point of a fine grid of the logarithm is refined between its neighbours.
     """
-    rows = len(singular_values)
-    ratio, squares = rows / columns, np.square(singular_values)
-    smallest = smallest_kept(ratio)
-    most = min(math.ceil(rows / (1 + ratio)) - 1, rows - 1)
-    upper = squares.sum() / (rows * columns)
-    lower = max(squares[most] / (columns * smallest), squares[most:].mean() / columns)
+    lower, upper = variance_bounds(singular_values, columns)
     if lower == 0:  # exact low rank: whatever is there is signal
-        return RankEstimate(int(np.count_nonzero(squares)), 0.0, 0.0, singular_values)
+        return RankEstimate(int(np.count_nonzero(singular_values)), 0.0, 0.0, singular_values)
 
     def energy(logarithm: float) -> float:
         return float(free_energy(singular_values, columns, np.array([math.exp(logarithm)]))[0])
@@ -97,8 +91,21 @@ def estimate_rank(singular_values: Floats, columns: int) -> RankEstimate:
     around = (grid[max(lowest - 1, 0)], grid[min(lowest + 1, GRID - 1)])
     refined = minimize_scalar(energy, bounds=around, method="bounded", options={"xatol": 1e-10})
     variance = math.exp(min((energies[lowest], grid[lowest]), (refined.fun, refined.x))[1])
-    threshold = math.sqrt(columns * variance * smallest)
+    threshold = math.sqrt(columns * variance * smallest_kept(len(singular_values) / columns))
     return RankEstimate(int((singular_values > threshold).sum()), variance, threshold, singular_values)
+
+
+def variance_bounds(singular_values: Floats, columns: int) -> tuple[float, float]:
+    """Between which values the noise variance lies, from all L singular values (descending) and M >= L columns.
+
+    Above: all of the matrix is noise. Below: the components that could stand out, fewer than L / (1 + a), are none of
+    it; 0 if nothing else is there.
+    """
+    rows = len(singular_values)
+    ratio, squares = rows / columns, np.square(singular_values)
+    most = min(math.ceil(rows / (1 + ratio)) - 1, rows - 1)
+    lower = max(squares[most] / (columns * smallest_kept(ratio)), squares[most:].mean() / columns)
+    return float(lower), float(squares.sum() / (rows * columns))
 
 
 def smallest_kept(ratio: float) -> float:
