@@ -106,8 +106,8 @@ class PlainMobileNetV2(nn.Module):
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        blocks = [Inverted(8, 6, 1, 1), Inverted(6, 10, 2, 3), Inverted(10, 10, 1, 3), ConvNormReLU6(10, 20, 1)]
-        self.features = nn.Sequential(ConvNormReLU6(3, 8, 3, 2), *blocks)
+        blocks = [Inverted(12, 10, 1, 1), Inverted(10, 14, 2, 3), Inverted(14, 14, 1, 3), ConvNormReLU6(14, 20, 1)]
+        self.features = nn.Sequential(ConvNormReLU6(3, 12, 3, 2), *blocks)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(20, classes))
 
     def forward(self, x: Tensor) -> Tensor:

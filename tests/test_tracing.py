@@ -225,6 +225,22 @@ def test_a_space_of_a_traced_network_counts_and_builds_its_networks():
     assert nets.initialize(smaller, 0)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_layers_that_run_in_training_only_are_cut_too():
+    class Helped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear, self.helper = nn.Conv2d(3, 8, 1), nn.Linear(8, 5), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            x = self.conv(x)
+            answer = self.linear(x.mean((2, 3)))
+            return (answer, self.helper(x)) if self.training else (answer,)
+
+    smaller, _ = pruning.compress(Helped().eval(), {"conv": 0.5})
+    assert [part.shape[1] for part in smaller.train()(torch.randn(2, 3, 4, 4))] == [5, 4]
+    assert smaller.helper.in_channels == smaller.linear.in_features == 4
+
+
 def test_tracing_leaves_the_network_as_it_was():
     model = Bare(nets.LeNet(in_channels=3)).train()
     model.net.pool1.eval()

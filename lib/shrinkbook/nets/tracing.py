@@ -29,6 +29,7 @@ WAKE = frozenset(["sigmoid", "hardsigmoid", "softplus", "exp"])
 """The same, but a map of zeros does not stay one: masking would not be the same as removing."""
 NUMBERS = frozenset(["size", "dim", "numel", "isfloatingpoint"])
 ATTRIBUTES = ("shape", "device", "dtype", "ndim")
+LAYERS = (nn.Conv2d, nn.Linear, _BatchNorm)
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,20 @@ class Traced:
 
 
 def traced(model: nn.Module) -> Traced:
-    """Follow one forward pass in evaluation mode; the model is not changed and may be on the meta device.
+    """Follow one forward pass; the model is not changed and may be on the meta device.
+
+    It is that of evaluation, or that of training where some layers run only there (auxiliary classifiers).
 
     Raises:
         ValueError: ``torch.fx`` cannot follow the forward pass, because it depends on what the images hold.
     """
     tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()  # the structure, no second weights
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # the structure, no second weights
+    layers = {path for path, module in twin.named_modules() if isinstance(module, LAYERS)}
     try:
-        graph = _Tracer().trace(twin)
+        graph = _Tracer().trace(twin.eval())
+        if not layers <= {node.target for node in graph.nodes}:
+            graph = _Tracer().trace(twin.train())
     except Exception as error:  # whatever the model's own code makes of a symbol
         line = str(error).strip().partition("\n")[0]
         raise ValueError(
@@ -72,7 +78,7 @@ class _Tracer(fx.Tracer):
     """Keeps subclasses of the layers that are pruned whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | nn.Linear | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, LAYERS) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Walk:
@@ -101,7 +107,7 @@ class _Walk:
             fix(read, "its maps are the network's answer")
             return None
         module = self.modules[str(node.target)] if node.op == "call_module" else None
-        if isinstance(module, nn.Conv2d | nn.Linear | _BatchNorm):
+        if isinstance(module, LAYERS):
             return self._layer(str(node.target), module, read[0])
         return self._operation(node, module, read)
 
