@@ -1,6 +1,8 @@
 """Couplings found by tracing: the hand-written ones, masks against surgery, and what is refused and why."""
 
 import copy
+import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -181,6 +183,62 @@ def test_masked_equals_slimmed_where_the_network_says_nothing(name, strategy):
     torch.testing.assert_close(pruning.slim(model, selection)(x), masked)
 
 
+class Random(nn.Module):
+    """Twelve operations drawn from a seed, each on maps drawn from those before, all of one size; a linear layer."""
+
+    KINDS = ("conv", "conv", "conv", "depthwise", "norm", "relu", "sigmoid", "pool", "add", "mul", "cat", "slice")
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        draw = random.Random(seed)
+        self.layers, self.plan, counts = nn.ModuleList(), [], [3]
+        for step in range(12):
+            kind = draw.choice(self.KINDS) if step else "conv"
+            one = draw.randrange(1, len(counts)) if step else 0
+            two = draw.choice(
+                [i for i, count in enumerate(counts) if i and (kind == "cat" or count == counts[one])] or [0]
+            )
+            count, layer = counts[one], nn.Identity()
+            if kind == "conv":
+                count = draw.choice([4, 6])
+                layer = nn.Conv2d(counts[one], count, draw.choice([1, 3]), padding="same", bias=draw.random() < 0.5)
+            elif kind == "depthwise":
+                layer = nn.Conv2d(count, count, 3, padding=1, groups=count)
+            elif kind == "norm":
+                layer = nn.BatchNorm2d(count, affine=draw.random() < 0.8)
+            self.layers.append(layer)
+            self.plan.append((kind, one, two))
+            counts.append(counts[one] + counts[two] if kind == "cat" else count)
+        self.linear = nn.Linear(sum(counts[-3:]) * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for layer, (kind, one, two) in zip(self.layers, self.plan, strict=True):
+            first, second = maps[one], maps[two]
+            if kind == "cat":
+                maps.append(torch.cat([first, second], 1))
+            elif kind in ("add", "mul"):
+                maps.append(first + second if kind == "add" else first * second)
+            elif kind in ("relu", "sigmoid"):
+                maps.append(getattr(torch, kind)(first))
+            elif kind == "pool":
+                maps.append(F.max_pool2d(first, 3, 1, 1))
+            else:
+                maps.append(layer(first[:, :, :, :] if kind == "slice" else first))
+        return self.linear(torch.cat(maps[-3:], 1).flatten(1))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_masked_equals_slimmed_in_random_networks(seed):
+    model = awake(Random(seed))
+    found = traced(model)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    selection = pruning.select(model, dict.fromkeys(found.couplings, 0.5)) if found.couplings else {}
+    smaller = pruning.slim(model, selection) if selection else model
+    with pruning.masked(model, selection) if selection else nullcontext():
+        torch.testing.assert_close(smaller(x), model(x))
+
+
 @pytest.mark.parametrize("name", ["ResNet with projections", "DenseNet", "torchvision's MobileNetV2"])
 def test_every_coupling_is_whole_by_itself(name):
     build, side, *_ = SMALL[name]
@@ -293,6 +351,7 @@ REFUSED = {
                ["first", "extra", "second"], "(extra|second) shares its weights"),
     "odd": (lambda: odd(Between(lambda net, x: x)), ["first"], "first .* has other parameters"),
     "sigmoid": (lambda: Between(lambda net, x: x.sigmoid()), ["first"], "second reads maps behind a function that"),
+    "half awake": (lambda: Between(lambda net, x: x + x.sigmoid()), ["first"], "second reads maps behind a function"),
     "one more": (lambda: Between(lambda net, x: x + 1), ["first"], "second reads maps behind a function that"),
     "bare norm": (lambda: Between(lambda net, x: net.norm(x), norm=nn.BatchNorm2d(8, affine=False)), ["first"],
                   "second reads maps behind a function that"),
