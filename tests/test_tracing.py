@@ -259,6 +259,27 @@ def test_greedy_passes_over_what_went_before_a_concatenation():
     assert kept["convs.1"].tolist() == sorted(sorted(range(4), key=lambda j: -scores[j])[:2])
 
 
+def test_a_norm_without_weights_is_cut_with_the_others():
+    norms = nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4)
+    model = awake(
+        nn.Sequential(nn.Conv2d(3, 4, 3), *norms, nn.ReLU(), nn.Conv2d(4, 6, 2), nn.Flatten(1), nn.Linear(6, 2))
+    )
+    selection = pruning.select(model, {"0": 0.5, "4": 0.5}, strategy="greedy")
+    smaller, x = pruning.slim(model, selection), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    assert len(smaller[1].running_mean) == smaller[1].num_features == 2
+    with pruning.masked(model, selection):
+        torch.testing.assert_close(smaller(x), model(x))
+
+
+def test_shapes_are_cut_on_the_meta_device_too():
+    model = on_meta(Dense).eval()
+    with torch.device("meta"):
+        smaller = pruning.slim(model, pruning.select(model, {"stem": 0.5, "convs.1": 0.5, "transition": 0.4}))
+    assert smaller.convs[2].in_channels == smaller.norms[2].num_features == 3 + 4 + 2
+    assert smaller.linear.in_features == smaller.after.num_features == 5 * 16
+    assert smaller(torch.empty(1, 3, 8, 8, device="meta")).shape == (1, 5)
+
+
 def test_reports_count_what_the_networks_cost():
     model = awake(PlainResNet((2, 2), (6, 12)))
     ratios = {"layer1.0.conv1": 0.5, "layer2.0.downsample.0": 0.25}
@@ -281,6 +302,18 @@ def test_a_space_of_a_traced_network_counts_and_builds_its_networks():
     smaller = space.network(space.widths(genes)).to_empty(device="cpu")
     assert MacCount(space, (3, 32, 32))(genes) == cost(smaller, (3, 32, 32)).mac < cost(model, (3, 32, 32)).mac
     assert nets.initialize(smaller, 0)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_maps_beside_the_image_stay():
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 11, 1), nn.Linear(14 * 22, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(torch.cat([x, self.conv(x)], 1).flatten(1))  # 308 inputs, which 11 maps would divide
+
+    assert traced(Beside()).fixed == {"conv": "cat in Beside does with maps what is not followed here"}
 
 
 def test_layers_that_run_in_training_only_are_cut_too():
@@ -343,6 +376,8 @@ REFUSED = {
     "some": (lambda: Between(lambda net, x: torch.cat([x[:, :4], x[:, 4:]], 1)), ["first"], "getitem in Between does"),
     "groups": (lambda: Between(lambda net, x: net.two(x), two=nn.Conv2d(8, 8, 1, groups=2)), ["first", "two"],
                "two has 2 groups"),
+    "tied": (lambda: Between(lambda net, x: net.one(x) + net.two(x), one=nn.Conv2d(8, 8, 1),
+                             two=nn.Conv2d(8, 8, 1, groups=2)), ["first", "one", "two"], "two has 2 groups"),
     "wider": (lambda: Between(lambda net, x: net.two(x)[:, ::2], two=nn.Conv2d(8, 16, 1, groups=8)), ["first", "two"],
               "two has 8 groups"),
     "again": (lambda: Between(lambda net, x: net.two(net.two(x)), two=nn.Conv2d(8, 8, 1)), ["first", "two"],

@@ -108,11 +108,8 @@ def select(
         weight = ranked_kernel(model, coupling)
         if callable(scores):
             if strategy == "greedy":
-                read = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
-                for earlier, kept in selection.items():
-                    if coupling.ranked_by in couplings[earlier].consumers:
-                        read[_gone(model, couplings[earlier], coupling.ranked_by, kept)] = False
-                weight = weight[:, read]
+                read = _staying(model, couplings, selection, coupling.ranked_by)
+                weight = weight.index_select(1, read.to(weight.device))
             values = scores(weight)
         else:
             values = scores[name]
@@ -156,26 +153,23 @@ def slim(model: nn.Module, selection: Selection) -> nn.Module:
     """
     couplings = couplings_of(model)
     smaller = copy.deepcopy(model)
-    staying: dict[str, Tensor] = {}
+    touched: dict[str, None] = {}
     for name, kept in selection.items():
-        coupling = couplings[name]
-        for path in coupling.producers:
+        for path in couplings[name].producers:
             conv = _module(smaller, path)
             _cut(conv, ("weight", "bias"), kept)
             conv.out_channels = len(kept)
             if conv.groups > 1:  # depthwise
                 conv.groups = conv.in_channels = len(kept)
-        for path in (*coupling.norms, *coupling.consumers):
-            stays = staying.setdefault(path, torch.ones(_inputs(_module(model, path)), dtype=torch.bool))
-            stays[_gone(model, coupling, path, kept.cpu())] = False
-    for path, stays in staying.items():
-        reader, inputs = _module(smaller, path), stays.nonzero().flatten()
+        touched |= dict.fromkeys((*couplings[name].norms, *couplings[name].consumers))
+    for path in touched:
+        reader, stay = _module(smaller, path), _staying(model, couplings, selection, path)
         if isinstance(reader, _BatchNorm):
-            _cut(reader, ("weight", "bias", "running_mean", "running_var"), inputs)
-            reader.num_features = len(inputs)
+            _cut(reader, ("weight", "bias", "running_mean", "running_var"), stay)
+            reader.num_features = len(stay)
         else:
-            _cut(reader, ("weight",), inputs, axis=1)
-            setattr(reader, "in_features" if isinstance(reader, nn.Linear) else "in_channels", len(inputs))
+            _cut(reader, ("weight",), stay, axis=1)
+            setattr(reader, "in_features" if isinstance(reader, nn.Linear) else "in_channels", len(stay))
     return smaller
 
 
@@ -287,6 +281,24 @@ def _inputs(module: Any) -> int:
     """Maps or numbers that a layer reads."""
     kinds = {nn.Linear: "in_features", nn.Conv2d: "in_channels", _BatchNorm: "num_features"}
     return next(getattr(module, name) for kind, name in kinds.items() if isinstance(module, kind))
+
+
+def _staying(model: nn.Module, couplings: Mapping[str, Coupling], selection: Selection, path: str) -> Tensor:
+    """Indices of the inputs of a norm or consumer that stay: the kept ones of each coupling that it sees, and whatever
+    lies between. On the meta device too, where only their number is known."""
+    width, device = _inputs(_module(model, path)), next((kept.device for kept in selection.values()), None)
+    pieces: dict[int, tuple[int, Tensor]] = {}
+    for name, kept in selection.items():
+        coupling = couplings[name]
+        if path in coupling.norms or path in coupling.consumers:
+            maps = len(ranked_kernel(model, coupling))
+            start, each = coupling.place(path, width, maps)
+            pieces[start] = start + maps * each, coupling.inputs(path, width, maps, kept)
+    found, position = [], 0
+    for start in sorted(pieces):
+        found += [torch.arange(position, start, device=device), pieces[start][1]]
+        position = pieces[start][0]
+    return torch.cat([*found, torch.arange(position, width, device=device)])
 
 
 def _gone(model: nn.Module, coupling: Coupling, path: str, kept: Tensor) -> Tensor:

@@ -31,14 +31,12 @@ class Coupling:
     stage: int
     at: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def inputs(self, path: str, width: int, maps: int, chosen: Tensor) -> Tensor:
-        """Indices of what chosen maps fill in a norm or consumer: an input each, or their pixels behind a flatten.
+    def place(self, path: str, width: int, maps: int) -> tuple[int, int]:
+        """Where these ``maps`` begin among the ``width`` inputs of a norm or consumer, and how many each of them fills:
+        one, or its pixels behind a flatten."""
+        return self.at.get(path, (0, width // maps))
 
-        Args:
-            path: of the norm or consumer.
-            width: its inputs.
-            maps: how many maps there are in this coupling.
-            chosen: (n,) indices of maps.
-        """
-        start, each = self.at.get(path, (0, width // maps))
+    def inputs(self, path: str, width: int, maps: int, chosen: Tensor) -> Tensor:
+        """Indices of the inputs of a norm or consumer that ``chosen`` maps, (n,) indices, fill; the rest as above."""
+        start, each = self.place(path, width, maps)
         return (start + chosen[:, None] * each + torch.arange(each, device=chosen.device)).flatten()
