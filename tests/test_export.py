@@ -31,7 +31,7 @@ def low_rank() -> nn.Module:
     base = initialize(NETS["digits VGG"](), 0)
     convs = {name: (5, 7) for name, m in base.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels >= 16}
     linear = {name: 6 for name, m in base.named_modules() if isinstance(m, nn.Linear)}
-    return tucker.compress(base, {**convs, **linear}, example_shape=(1, 8, 8))[0]
+    return tucker.compress(base, {**convs, **linear}, input_shape=(1, 8, 8))[0]
 
 
 FORMS = {

@@ -61,7 +61,7 @@ def test_surgery_removes_exactly_the_smallest_filters_and_their_entries():
     assert torch.equal(smaller.features.conv_3.weight, model.features.conv_3.weight[kept])
     assert torch.equal(smaller.features.bn_3.running_var, model.features.bn_3.running_var[kept])
     assert torch.equal(smaller.features.conv_4.weight, model.features.conv_4.weight[:, kept])
-    assert report == {"before": {"conv_3": 8}, "after": {"conv_3": 4}}
+    assert (report.filters, report.filters_after) == ({"conv_3": 8}, {"conv_3": 4})
     assert smaller.features.conv_3.out_channels == smaller.features.bn_3.num_features == 4
 
 

@@ -103,14 +103,14 @@ def layers_of(kept: dict[tuple[int, int], list[int]]) -> dict[str, tuple[int, in
 @pytest.mark.parametrize("name", KEPT)
 def test_named_models_keep_the_papers_filters(name: str) -> None:
     _, report = compress(NETS[PRUNED[name].net](), PRUNED[name].ratios)
-    assert {layer: (report["before"][layer], report["after"][layer]) for layer in report["after"]} == layers_of(
+    assert {layer: (report.filters[layer], report.filters_after[layer]) for layer in report.filters_after} == layers_of(
         KEPT[name]
     )
 
 
 def test_resnet_34_c_loses_maps_of_its_third_stage() -> None:
     smaller, report = compress(NETS["ResNet-34"](), PRUNED["ResNet-34-pruned-C"].ratios)
-    assert (report["before"], report["after"]) == ({"stage_3": 256}, {"stage_3": 204})
+    assert (report.filters, report.filters_after) == ({"stage_3": 256}, {"stage_3": 204})
     outputs = [layer.output[0] for layer in cost(smaller, (3, 224, 224)).layers]
     assert outputs.count(204) == 7  # six second layers and the shortcut
 

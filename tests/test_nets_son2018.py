@@ -74,7 +74,7 @@ def test_vgg_with_one_linear_layer_has_biases_and_no_second_one():
 def test_vgg_with_one_linear_layer_is_pruned_as_li2017_prunes():
     model = random_norms(nets.initialize(nets.vgg16_one_linear(), 0)).eval()
     smaller, report = compress(model, A)
-    assert kernels(smaller) == 583_776 and report["after"]["conv_13"] == 256
+    assert kernels(smaller) == 583_776 and report.filters_after["conv_13"] == 256
     x = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         got = smaller(x)

@@ -173,7 +173,7 @@ def test_turns_improve_on_hosvd_and_reach_the_oracle(ranks, recwarn):
 @pytest.mark.parametrize("ranks", [(3, 4), (5,)])
 def test_counted_cost_follows_the_formulas(stride, ranks):
     conv = nn.Conv2d(8, 12, 3, stride=stride, padding=1)
-    _, report = tucker.compress(nn.Sequential(conv), {"0": ranks}, example_shape=(8, 10, 10))
+    _, report = tucker.compress(nn.Sequential(conv), {"0": ranks}, input_shape=(8, 10, 10))
     row, inside, outside = report.layer("0"), 100, 100 // stride**2
     if len(ranks) == 2:
         weights, mac = 8 * 3 + 9 * 3 * 4 + 12 * 4, 8 * 3 * inside + (9 * 3 * 4 + 12 * 4) * outside
@@ -194,7 +194,7 @@ def test_weights_of_the_factors(groups):
 def by_shapes(build, ranks, side: int, maps=None) -> tuple[nn.Module, tucker.Report]:
     with torch.device("meta"):
         model = build()
-    return tucker.compress(model, ranks, example_shape=(3, side, side), as_convolution=maps)
+    return tucker.compress(model, ranks, input_shape=(3, side, side), as_convolution=maps)
 
 
 def test_alexnet_with_the_printed_ranks_by_shapes_alone():
@@ -204,7 +204,7 @@ def test_alexnet_with_the_printed_ranks_by_shapes_alone():
     assert cost(smaller, (3, 227, 227)).mac == 165_750_248
     assert all(row.error is None for row in report.layers)
     with torch.device("meta"), pytest.raises(ValueError, match="meta device"):
-        tucker.compress(nets.alexnet(), example_shape=(3, 227, 227))
+        tucker.compress(nets.alexnet(), input_shape=(3, 227, 227))
 
 
 def test_every_cost_of_table_2_follows_from_shapes_and_ranks_but_for_two():
@@ -264,20 +264,20 @@ def test_the_whole_network_at_full_rank_is_the_network():
     before = copy.deepcopy(model.state_dict())
     full = {"0": 8, "2": (8, 12), "5": 10, "7": 14, "8": [5]}
     state = torch.random.get_rng_state()
-    smaller, report = tucker.compress(model, full, example_shape=(3, 8, 8))
+    smaller, report = tucker.compress(model, full, input_shape=(3, 8, 8))
     assert torch.equal(state, torch.random.get_rng_state())
     torch.testing.assert_close(smaller(x), model(x), rtol=1e-4, atol=1e-5)
     assert [row.kind for row in report.layers] == ["tucker1", "tucker2", "svd", "svd", "svd"]
     assert all(row.note.startswith("no gain, M = 0.") for row in report.layers)
     assert type(model[2]) is nn.Conv2d
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    same, _ = tucker.compress(model, full, example_shape=(3, 8, 8), inplace=True)
+    same, _ = tucker.compress(model, full, input_shape=(3, 8, 8), inplace=True)
     assert same is model and type(model[2]) is nn.Sequential
     torch.testing.assert_close(same(x), smaller(x))
 
 
 def test_untrained_network_is_clamped_and_shows_no_gain():
-    _, report = tucker.compress(nets.initialize(small_net(), 1), example_shape=(3, 8, 8))
+    _, report = tucker.compress(nets.initialize(small_net(), 1), input_shape=(3, 8, 8))
     conv = report.layer("2")
     assert (conv.estimated, conv.ranks, conv.clamped) == ((0, 0), (1, 1), True)
     assert conv.note == "estimated rank 0 clamped to 1"
@@ -290,7 +290,7 @@ def test_trained_like_network_is_compressed_where_its_weights_have_structure():
     model = small_net()
     with_weight(model[2], planted_kernel(12, 8, 3, (2, 3), noise=0.05))
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    smaller, report = tucker.compress(model, example_shape=(3, 8, 8), keep_out=["0", "5", "7", "8"])
+    smaller, report = tucker.compress(model, input_shape=(3, 8, 8), keep_out=["0", "5", "7", "8"])
     row = report.layer("2")
     assert row.estimated == row.ranks == (2, 3) and not row.clamped
     assert 0 < row.error < 0.03
@@ -303,7 +303,7 @@ def test_trained_like_network_is_compressed_where_its_weights_have_structure():
 def test_keeping_out_a_part_by_its_path():
     model = nn.Sequential()
     model.body, model.head = nn.Conv2d(3, 8, 3), nn.Sequential(nn.Flatten(), nn.Linear(8 * 36, 4), nn.Linear(4, 4))
-    _, report = tucker.compress(model, example_shape=(3, 8, 8), keep_out=["head"])
+    _, report = tucker.compress(model, input_shape=(3, 8, 8), keep_out=["head"])
     assert [(row.name, row.note) for row in report.layers][1:] == [("head.1", "kept out"), ("head.2", "kept out")]
 
 
@@ -317,12 +317,12 @@ def test_types_survive(dtype):
 def test_modes_and_trainability_survive_and_gradients_flow():
     model = small_net().train()
     model[2].weight.requires_grad_(False)
-    smaller, _ = tucker.compress(model, {"0": 4, "2": (3, 4)}, example_shape=(3, 8, 8))
+    smaller, _ = tucker.compress(model, {"0": 4, "2": (3, 4)}, input_shape=(3, 8, 8))
     assert not smaller[2].core.weight.requires_grad and smaller[0].core.weight.requires_grad
     assert smaller[2].core.training and model[2].training
     smaller(drawn(2, 3, 8, 8).float()).sum().backward()
     assert smaller[0].last.weight.grad.abs().sum() > 0
-    assert not tucker.compress(model.eval(), {"0": 4}, example_shape=(3, 8, 8))[0][0].core.training
+    assert not tucker.compress(model.eval(), {"0": 4}, input_shape=(3, 8, 8))[0][0].core.training
 
 
 class Odd(nn.Module):
@@ -344,7 +344,7 @@ class Odd(nn.Module):
 
 def test_what_cannot_be_decomposed_is_named():
     model = Odd()
-    smaller, report = tucker.compress(model, example_shape=(3, 8, 8))
+    smaller, report = tucker.compress(model, input_shape=(3, 8, 8))
     notes = {row.name: row.note for row in report.layers if row.kind == "kept"}
     assert notes == {
         "one": "shares weights with two",
@@ -358,7 +358,7 @@ def test_what_cannot_be_decomposed_is_named():
     assert report.total("mac_after") == cost(smaller, (3, 8, 8)).mac
     for name, why in (("one", "shares weights"), ("up", "unsupported kind"), ("idle", "does not run")):
         with pytest.raises(ValueError, match=f"layer {name} has ranks but is to be kept: {why}"):
-            tucker.compress(model, {name: 1}, example_shape=(3, 8, 8))
+            tucker.compress(model, {name: 1}, input_shape=(3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -378,35 +378,35 @@ def test_what_cannot_be_decomposed_is_named():
 )
 def test_ranks_that_cannot_be(ranks, words):
     with pytest.raises(ValueError, match=words):
-        tucker.compress(small_net(), ranks, example_shape=(3, 8, 8))
+        tucker.compress(small_net(), ranks, input_shape=(3, 8, 8))
 
 
 def test_other_bad_input():
     model = small_net()
     with pytest.raises(ValueError, match="keep_out: no layer 'head'"):
-        tucker.compress(model, example_shape=(3, 8, 8), keep_out=["head"])
+        tucker.compress(model, input_shape=(3, 8, 8), keep_out=["head"])
     with pytest.raises(ValueError, match=r"keep_out takes several names; write \['2'\]"):
-        tucker.compress(model, example_shape=(3, 8, 8), keep_out="2")
+        tucker.compress(model, input_shape=(3, 8, 8), keep_out="2")
     with pytest.raises(ValueError, match="layer 2 has ranks but is to be kept: named in keep_out"):
-        tucker.compress(model, {"2": 1}, example_shape=(3, 8, 8), keep_out=["2"])
+        tucker.compress(model, {"2": 1}, input_shape=(3, 8, 8), keep_out=["2"])
     with pytest.raises(ValueError, match="as_convolution: '7' must be a linear layer that reads maps"):
-        tucker.compress(model, example_shape=(3, 8, 8), as_convolution={"7": (10, 4, 5)})
+        tucker.compress(model, input_shape=(3, 8, 8), as_convolution={"7": (10, 4, 5)})
     with pytest.raises(ValueError, match="got a bare Conv2d"):
-        tucker.compress(nn.Conv2d(3, 8, 3), example_shape=(3, 8, 8))
+        tucker.compress(nn.Conv2d(3, 8, 3), input_shape=(3, 8, 8))
     model[5].weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="layer 5: the weights hold NaN or infinity"):
-        tucker.compress(model, {"5": 2}, example_shape=(3, 8, 8))
+        tucker.compress(model, {"5": 2}, input_shape=(3, 8, 8))
     with pytest.raises(ValueError, match="layer 5: the weights hold NaN or infinity"):
-        tucker.compress(model, example_shape=(3, 8, 8), inplace=True)
+        tucker.compress(model, input_shape=(3, 8, 8), inplace=True)
     assert type(model[0]) is nn.Conv2d  # nothing was replaced before the fault
     with pytest.raises(ValueError, match="no layer 'x' in the report; it has 0, 2"):
-        tucker.compress(small_net(), {}, example_shape=(3, 8, 8))[1].layer("x")
+        tucker.compress(small_net(), {}, input_shape=(3, 8, 8))[1].layer("x")
 
 
 def test_a_layer_of_zeros():
     model = small_net()
     with_weight(model[2], torch.zeros(12, 8, 3, 3))
-    _, report = tucker.compress(model, {"2": (2, 2)}, example_shape=(3, 8, 8))
+    _, report = tucker.compress(model, {"2": (2, 2)}, input_shape=(3, 8, 8))
     assert report.layer("2").error == 0
 
 
@@ -415,7 +415,7 @@ def test_a_compressed_network_exports_saves_and_loads_like_any_other(tmp_path):
         convs = nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 16, 3, groups=2)
         return nn.Sequential(*convs, nn.Flatten(), nn.Linear(256, 9))
 
-    ranks, shape = {"0": 3, "2": (3, 4), "4": 5}, {"example_shape": (3, 8, 8)}
+    ranks, shape = {"0": 3, "2": (3, 4), "4": 5}, {"input_shape": (3, 8, 8)}
     smaller, _ = tucker.compress(network(), ranks, **shape)
     image = torch.randn(2, 3, 8, 8)
     exported = torch.export.export(smaller.eval(), (image,)).module()

@@ -39,6 +39,27 @@ class Cost:
         return Cost(tuple(layer for layer in self.layers if part not in layer.name))
 
 
+@dataclass(frozen=True)
+class Change:
+    """A network before and after compression: what the reports of all methods have in common.
+
+    Args:
+        mac, mac_after: multiply-accumulates for one image; None where the size of an image was not given.
+        weights, weights_after: of convolutions and linear layers.
+    """
+
+    mac: int | None
+    mac_after: int | None
+    weights: int
+    weights_after: int
+
+
+def change(model: nn.Module, smaller: nn.Module, input_shape: Sequence[int] | None) -> Change:
+    """Count both networks; ``input_shape`` is (channels, height, width) of one image, None to count weights only."""
+    mac, mac_after = (None if input_shape is None else cost(one, input_shape).mac for one in (model, smaller))
+    return Change(mac, mac_after, weight_count(model), weight_count(smaller))
+
+
 def cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
     """Count one forward pass of one image, on the meta device: shapes only, so full-size networks take milliseconds.
 
@@ -86,6 +107,11 @@ def _watch(
         module.register_forward_hook(lambda module, inputs, output, name=name: look(name, module, inputs, output))
     with torch.no_grad():
         twin(torch.empty(1, *input_shape, device="meta"))
+
+
+def weight_count(model: nn.Module) -> int:
+    """Weights of convolutions and linear layers, those of :func:`cost` if each of them runs once."""
+    return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -1,10 +1,12 @@
 """Training by correlation congruence (Peng et al. 2019): teacher and student see one batch, three losses are added."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from shrinkbook.methods.correlation_congruence import (
     Kernel,
@@ -14,7 +16,7 @@ from shrinkbook.methods.correlation_congruence import (
     correlation_congruence_loss,
     gaussian_rbf,
 )
-from shrinkbook.methods.distillation import distillation_loss, with_inputs
+from shrinkbook.methods.distillation import Report, distillation_loss, frozen_copy, report, with_inputs
 
 
 def with_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,6 +94,47 @@ class CongruentDistillation:
         distillation, congruence = torch.stack(self.trace).mean(0).tolist()
         self.trace.clear()
         return {"distillation": distillation, "congruence": congruence}
+
+
+def compress(
+    teacher: nn.Module,
+    student: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimiser: Optimizer,
+    *,
+    beta: float,
+    kernel: Kernel = gaussian_rbf,
+    alpha: float = 0.1,
+    temperature: float = 4.0,
+) -> tuple[nn.Module, Report]:
+    """Train a smaller network by :class:`CongruentDistillation`, one step for each batch.
+
+    Args:
+        teacher: a trained network; it is not changed.
+        student: trained in place.
+        batches: (images, labels), as many as steps are wanted, on the networks' device.
+        optimiser: of the student.
+        beta, kernel, alpha, temperature: of :class:`CongruentDistillation`.
+
+    Returns:
+        The student in training mode and the report, with the history of ``distillation`` and ``congruence``.
+
+    Raises:
+        ValueError: no batch; a network without a linear layer at its end.
+    """
+    objective = CongruentDistillation(frozen_copy(teacher), kernel, beta, alpha, temperature)
+    student.train()
+    images, shape = 0, None
+    for x, labels in batches:
+        loss, _ = objective(student, x, labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        images, shape = images + len(x), x.shape[1:]
+    if shape is None:
+        raise ValueError("congruent_distillation: no batch of images and labels; there is nothing to train on")
+    rows = [dict(zip(("distillation", "congruence"), row, strict=True)) for row in objective.trace]
+    return student, report(teacher, student, shape, images, rows)
 
 
 class Embedded(nn.Module):

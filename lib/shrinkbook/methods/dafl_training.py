@@ -3,6 +3,7 @@
 Both networks are in training mode throughout. A step changes what its optimisers hold and nothing else.
 """
 
+import copy
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from shrinkbook.methods.dafl import Form, Generator, Losses, Teacher, Weights, generator_loss, mean_entropy
-from shrinkbook.methods.distillation import distillation_loss
+from shrinkbook.methods.distillation import Report, distillation_loss, frozen_copy, report
 
+MNIST = Weights()
+"""The paper's weights there, for losses in the code's form."""
 Row = dict[str, Tensor]
 """What a step saw, by name: scalars without gradient, still on the device, for a history."""
 
@@ -110,6 +113,50 @@ def two_stage_training(
         with torch.no_grad():
             images = generator(z)
         yield student_step(student, teacher, optimisers[1], images, temperature)
+
+
+def compress(
+    teacher: nn.Module,
+    student: nn.Module,
+    features: str,
+    generator: Generator,
+    optimisers: tuple[Optimizer, Optimizer],
+    steps: int,
+    batch: int = 512,
+    *,
+    weights: Weights = MNIST,
+    form: Form = "code",
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> tuple[nn.Module, Report]:
+    """Train a smaller network without any data, by :func:`joint_training`.
+
+    Args:
+        teacher: a trained network; it is not changed.
+        student: trained in place, on its own device.
+        features: of :class:`shrinkbook.methods.dafl.Teacher`, such as the path of the classifier.
+        generator: makes images as the teacher takes them; on the student's device.
+        optimisers: of the generator, of the student.
+        steps: batches.
+        batch: images in each; no fewer than there are classes.
+        weights, form, temperature: of :func:`joint_step`.
+        seed: of the noise.
+
+    Returns:
+        The student in training mode and the report, whose history is that of :func:`joint_step`.
+
+    Raises:
+        ValueError: no module ``features``, fewer than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"dafl_training: {steps} steps train nothing; give at least 1")
+    fixed = Teacher(frozen_copy(teacher), features)
+    source, device = torch.Generator().manual_seed(seed), next(student.parameters()).device
+    batches = (noise(batch, generator.latent, source, device) for _ in range(steps))
+    student, generator = student.train(), generator.train()
+    rows = list(joint_training(generator, student, fixed, optimisers, batches, weights, form, temperature))
+    made = copy.deepcopy(generator).to("meta")(torch.empty(2, generator.latent, device="meta"))
+    return student, report(teacher, student, made.shape[1:], steps * batch, rows)
 
 
 def _ask(

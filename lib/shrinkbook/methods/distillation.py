@@ -1,8 +1,44 @@
 """Knowledge distillation (Hinton, Vinyals and Dean 2015): softened predictions of a teacher, and its features."""
 
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from shrinkbook.measure.cost import Change, change
+
+
+@dataclass(frozen=True)
+class Report(Change):
+    """What a student costs beside its teacher, who is the network before, and how it was trained.
+
+    Args:
+        images: that it saw, repeated ones counted again.
+        history: name of a loss -> its value in every step.
+    """
+
+    images: int
+    history: dict[str, list[float]]
+
+
+def report(
+    teacher: nn.Module,
+    student: nn.Module,
+    input_shape: Sequence[int],
+    images: int,
+    rows: Sequence[Mapping[str, Tensor]],
+) -> Report:
+    """The report of a training whose steps saw these rows of scalars."""
+    history = {name: torch.stack([row[name] for row in rows]).tolist() for name in (rows[0] if rows else ())}
+    return Report(**asdict(change(teacher, student, input_shape)), images=images, history=history)
+
+
+def frozen_copy(teacher: nn.Module) -> nn.Module:
+    """The teacher in evaluation mode and without gradients; the original keeps its mode and its gradients."""
+    return copy.deepcopy(teacher).eval().requires_grad_(False)
 
 
 def with_inputs(model: nn.Module, module: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -1,21 +1,26 @@
 """Pruning whole filters with the smallest weights (Li et al. 2017): choose, mask, cut out, scan.
 
-A network takes part by offering ``couplings() -> {layer name: Coupling}``, from input to output. A *selection* is
+Any network takes part: its own ``couplings() -> {layer name: Coupling}``, from input to output, say which maps belong
+together; without them its forward pass is traced, and layers carry the paths of their modules. A *selection* is
 ``{layer name: kept map indices, ascending}``; masking and surgery take the same selection and give the same function.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from shrinkbook.measure.cost import Change, change
 from shrinkbook.methods.filter_criteria import Score, filter_l1
 from shrinkbook.methods.filter_surgery import keep_filters, keep_inputs, keep_norm
 from shrinkbook.nets.coupling import Coupling
+from shrinkbook.nets.tracing import traced
 
 Selection = dict[str, Tensor]
 Scores = Score | Mapping[str, Tensor]
@@ -26,10 +31,14 @@ def couplings_of(model: nn.Module) -> dict[str, Coupling]:
     """The sets of maps that can be pruned, by layer name, from input to output.
 
     Raises:
-        ValueError: the network does not offer them.
+        ValueError: the network has no ``couplings()`` and cannot be traced, or none of its convolutions can be pruned.
     """
     if not hasattr(model, "couplings"):
-        raise ValueError(f"{type(model).__name__} does not say which maps belong together; give it couplings()")
+        found = traced(model)
+        if not found.couplings:
+            reason = next(iter(found.fixed.values()), "it has no convolutions")
+            raise ValueError(f"{type(model).__name__} has no layer to prune ({reason}); give it couplings()")
+        return found.couplings
     couplings: Any = model.couplings
     return couplings()
 
@@ -72,7 +81,7 @@ def select(
     the score sums over the input channels that survived before, sum over l in kept of |F_{i,j}[l]|. Shapes are equal.
 
     Args:
-        model: offers ``couplings()``.
+        model: any network, see :func:`couplings_of`.
         ratios: layer name -> share of filters to remove.
         scores: a function of the kernel, or ready scores per layer (which have no greedy form).
         strategy: which of the two selections.
@@ -83,7 +92,7 @@ def select(
     couplings = couplings_of(model)
     for name, ratio in ratios.items():
         if name not in couplings:
-            raise ValueError(f"no prunable layer {name!r}; this network has {', '.join(couplings)}")
+            raise ValueError(_unknown(model, name, couplings))
         filters = len(ranked_kernel(model, couplings[name]))
         try:
             kept_count(filters, ratio)
@@ -100,9 +109,8 @@ def select(
         weight = ranked_kernel(model, coupling)
         if callable(scores):
             if strategy == "greedy":
-                for earlier, kept in selection.items():
-                    if coupling.ranked_by in couplings[earlier].consumers:
-                        weight = weight.index_select(1, kept)
+                read, _ = _staying(model, couplings, selection, coupling.ranked_by)
+                weight = weight.index_select(1, read.to(weight.device))
             values = scores(weight)
         else:
             values = scores[name]
@@ -121,13 +129,13 @@ def masked(model: nn.Module, selection: Selection) -> Iterator[nn.Module]:
     saved: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for name, kept in selection.items():
-            for path in (*couplings[name].producers, *couplings[name].norms):
+            coupling = couplings[name]
+            for path in (*coupling.producers, *coupling.norms):
                 module = _module(model, path)
+                removed = _gone(model, coupling, path, kept)
                 for parameter in (module.weight, module.bias):
                     if parameter is not None:
                         saved.append((parameter, parameter.clone()))
-                        removed = torch.ones(len(parameter), dtype=torch.bool, device=parameter.device)
-                        removed[kept] = False
                         parameter[removed] = 0
     try:
         yield model
@@ -141,19 +149,22 @@ def slim(model: nn.Module, selection: Selection) -> nn.Module:
     """Cut the network down to the kept maps: a new, smaller network with copied weights (section 3.1, steps 4 and 5).
 
     Removed are the filters and their biases, their batch-norm entries (scale, shift, mean, variance), the input slices
-    of the convolutions that read them, and the input columns of a linear layer behind a flatten.
+    of the convolutions that read them, and the input columns of a linear layer behind a flatten. Whoever reads maps of
+    several layers side by side is cut once, when all of them are known.
     """
     couplings = couplings_of(model)
     smaller = copy.deepcopy(model)
+    touched: dict[str, None] = {}
     for name, kept in selection.items():
-        coupling = couplings[name]
-        maps = len(ranked_kernel(smaller, coupling))
-        for path in coupling.producers:
+        for path in couplings[name].producers:
             keep_filters(_module(smaller, path), kept)
-        for path in coupling.norms:
-            keep_norm(_module(smaller, path), kept)
-        for path in coupling.consumers:
-            keep_inputs(_module(smaller, path), kept, maps)
+        touched |= dict.fromkeys((*couplings[name].norms, *couplings[name].consumers))
+    for path in touched:
+        kept, maps = _staying(model, couplings, selection, path)
+        if isinstance(module := _module(smaller, path), nn.Conv2d | nn.Linear):
+            keep_inputs(module, kept, maps)
+        else:
+            keep_norm(module, kept)
     return smaller
 
 
@@ -195,13 +206,30 @@ def split_before(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
     A scan of one layer runs the head once and the tail for every ratio; masks on the model act in the tail.
 
     Args:
-        model: offers ``couplings()`` and ``chain()``.
+        model: offers ``chain()``, as the suite's own networks do.
         layer: a prunable layer; the cut lies before the first module that holds one of its producers.
+
+    Raises:
+        ValueError: the network does not offer ``chain()``.
     """
+    if not hasattr(model, "chain"):
+        raise ValueError(f"{type(model).__name__} does not say how it is cut in two; give it chain(), or use masked()")
     chain: list[nn.Module] = model.chain()  # type: ignore[operator]
     producers = [model.get_submodule(path) for path in couplings_of(model)[layer].producers]
     cut = next(i for i, part in enumerate(chain) if any(module in producers for module in part.modules()))
     return nn.Sequential(*chain[:cut]), nn.Sequential(*chain[cut:])
+
+
+@dataclass(frozen=True)
+class Report(Change):
+    """What pruning cost; multiply-accumulates are None where no input shape was given.
+
+    Args:
+        filters, filters_after: by layer, in the order given.
+    """
+
+    filters: dict[str, int]
+    filters_after: dict[str, int]
 
 
 def compress(
@@ -209,19 +237,77 @@ def compress(
     ratios: Mapping[str, float],
     scores: Scores = filter_l1,
     strategy: Literal["independent", "greedy"] = "independent",
-) -> tuple[nn.Module, dict[str, Any]]:
+    *,
+    input_shape: Sequence[int] | None = None,
+) -> tuple[nn.Module, Report]:
     """Prune several layers at once.
 
+    Args:
+        model: any network that can be traced; or it says with ``couplings()`` which maps belong together.
+        ratios: layer name -> share of filters to remove; :func:`couplings_of` has the names.
+        scores, strategy: of :func:`select`.
+        input_shape: (channels, height, width) of one image, to count multiply-accumulates.
+
     Returns:
-        The smaller network, not yet retrained, and a report: filters ``before`` and ``after`` by layer.
+        The smaller network, not yet retrained, and the report.
+
+    Raises:
+        ValueError: see :func:`couplings_of` and :func:`select`.
     """
     selection = select(model, ratios, scores, strategy)
     couplings = couplings_of(model)
-    report = {
-        "before": {name: len(ranked_kernel(model, couplings[name])) for name in selection},
-        "after": {name: len(kept) for name, kept in selection.items()},
-    }
-    return slim(model, selection), report
+    smaller = slim(model, selection)
+    filters = {name: len(ranked_kernel(model, couplings[name])) for name in selection}
+    after = {name: len(kept) for name, kept in selection.items()}
+    return smaller, Report(**asdict(change(model, smaller, input_shape)), filters=filters, filters_after=after)
+
+
+def _unknown(model: nn.Module, name: str, couplings: Mapping[str, Coupling]) -> str:
+    """Why a layer cannot be pruned under this name, and what to do."""
+    for one, coupling in couplings.items():
+        if name in coupling.producers:
+            return f"layer {name!r} writes the same maps as {one!r}; give the ratio to that one"
+    if not hasattr(model, "couplings") and (reason := traced(model).fixed.get(name)):
+        return f"layer {name!r} cannot be pruned: {reason}; leave it out, or give the network couplings()"
+    return f"no prunable layer {name!r}; this network has {', '.join(couplings)}"
+
+
+def _inputs(module: Any) -> int:
+    """Maps or numbers that a layer reads."""
+    kinds = {nn.Linear: "in_features", nn.Conv2d: "in_channels", _BatchNorm: "num_features"}
+    return next(getattr(module, name) for kind, name in kinds.items() if isinstance(module, kind))
+
+
+def _staying(
+    model: nn.Module, couplings: Mapping[str, Coupling], selection: Selection, path: str
+) -> tuple[Tensor, int]:
+    """What stays of the maps that a consumer reads, and how many there were.
+
+    Of a norm, and of a consumer that sees several couplings side by side, inputs are told one by one: those of the kept
+    maps, and whatever lies between.
+    """
+    seen = {name: kept for name, kept in selection.items() if path in couplings[name].norms + couplings[name].consumers}
+    maps = {name: len(ranked_kernel(model, couplings[name])) for name in seen}
+    for name, kept in seen.items():
+        if path in couplings[name].consumers and path not in couplings[name].at:
+            return kept, maps[name]
+    width, device = _inputs(_module(model, path)), next((kept.device for kept in seen.values()), None)
+    found, position = [], 0
+    places = {name: couplings[name].place(path, width, maps[name]) for name in seen}
+    for name, (start, each) in sorted(places.items(), key=lambda one: one[1]):
+        kept = couplings[name].inputs(path, width, maps[name], seen[name])
+        found += [torch.arange(position, start, device=device), kept]
+        position = start + maps[name] * each
+    return torch.cat([*found, torch.arange(position, width, device=device)]), width
+
+
+def _gone(model: nn.Module, coupling: Coupling, path: str, kept: Tensor) -> Tensor:
+    """Indices of the removed maps among the filters of a producer, or the inputs of a norm or consumer."""
+    maps = len(ranked_kernel(model, coupling))
+    removed = torch.ones(maps, dtype=torch.bool, device=kept.device).index_fill(0, kept, False).nonzero().flatten()
+    if path in coupling.producers:
+        return removed
+    return coupling.inputs(path, _inputs(_module(model, path)), maps, removed)
 
 
 def _module(model: nn.Module, path: str) -> Any:

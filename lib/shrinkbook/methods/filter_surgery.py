@@ -27,9 +27,14 @@ def keep_entries(module: nn.Module, names: Sequence[str], kept: Tensor, axis: in
 
 
 def keep_filters(conv: nn.Conv2d, kept: Tensor) -> None:
-    """Cut a convolution down to these filters, in place: weight, bias if there is one, and ``out_channels``."""
+    """Cut a convolution down to these filters, in place: weight, bias if there is one, and ``out_channels``.
+
+    A depthwise one has a filter for each of its inputs, and loses inputs and groups with them.
+    """
     keep_entries(conv, ("weight", "bias"), kept)
     conv.out_channels = len(kept)
+    if conv.groups > 1:
+        conv.groups = conv.in_channels = len(kept)
 
 
 def keep_norm(norm: nn.BatchNorm2d, kept: Tensor) -> None:

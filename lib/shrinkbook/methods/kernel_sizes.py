@@ -93,15 +93,28 @@ class Report:
         """One bit for each kernel of the layers that hold zero kernels."""
         return sum(layer.kernels for layer in self.layers if layer.kept < layer.kernels)
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all convolutions' weights before, at 32 bits each."""
+        return (self.bits_before + self._others * WEIGHT_BITS) // 8
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes after, with :attr:`mask_bits`, other convolutions and codebooks at 32 bits; a last one is filled up."""
+        return -(-(self.bits_after() + self.mask_bits + self._others * WEIGHT_BITS) // 8)
+
     def ratio(self, codebook_bits: int = 32) -> float:
         """Compression ratio of the clustered layers."""
         return self.bits_before / self.bits_after(codebook_bits)
 
     def whole_ratio(self, pointwise_bits: int = 32, codebook_bits: int = 32) -> float:
         """Compression ratio of all convolutions, the others held at ``pointwise_bits`` a weight."""
-        others = sum(other.weights for other in self.others)
-        after = self.bits_after(codebook_bits) + others * pointwise_bits
-        return (self.bits_before + others * WEIGHT_BITS) / after
+        after = self.bits_after(codebook_bits) + self._others * pointwise_bits
+        return (self.bits_before + self._others * WEIGHT_BITS) / after
+
+    @property
+    def _others(self) -> int:
+        return sum(other.weights for other in self.others)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary a clustered layer, for a table."""

@@ -1,15 +1,16 @@
 """What low-cost collaborative layers save (Dong et al. 2017): zeros measured on images, operations counted."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from shrinkbook.measure.cost import cost
-from shrinkbook.methods.lccl import Kind, gates, watching
+from shrinkbook.measure.cost import cost, weight_count
+from shrinkbook.methods.lccl import Kind, Place, add_lccl, gates, watching
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,16 @@ class LayerSaving:
 
 @dataclass(frozen=True)
 class Saving:
-    """The gated convolutions and the multiply-accumulates of the whole plain network."""
+    """The gated convolutions, and of the whole network the multiply-accumulates of the plain one and the weights.
+
+    Args:
+        weights, weights_after: of convolutions and linear layers without the gates, and with them.
+    """
 
     layers: tuple[LayerSaving, ...]
     mac: int
+    weights: int
+    weights_after: int
 
     @property
     def mac_after(self) -> float:
@@ -177,7 +184,43 @@ def saving(model: nn.Module, input_shape: Sequence[int], zeros: Mapping[str, flo
         published = mac / main.in_channels * math.prod(gate.conv.kernel_size) / pixels
         layers.append(LayerSaving(name, mac, macs[f"{name}.gate.conv"], published, zeros[name], gate.conv.out_channels))
     plain = sum(macs.values()) - sum(layer.gate_mac for layer in layers)
-    return Saving(tuple(layers), plain)
+    added = sum(gate.conv.weight.numel() for gate in found.values())
+    return Saving(tuple(layers), plain, weight_count(model) - added, weight_count(model))
+
+
+def compress(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    layers: Place | Collection[str] = "both",
+    kind: Kind = "kxkxCx1",
+    *,
+    train: Callable[[nn.Module], object] | None = None,
+    images: Iterable[Tensor] = (),
+    seed: int = 0,
+) -> tuple[nn.Module, Saving]:
+    """Gate convolutions of a network, train them with it, and count what they save on images.
+
+    Args:
+        model: any network; copied. Fresh gates change what it computes, so that it has to be trained with them.
+        input_shape: (channels, height, width) of one image.
+        layers, kind, seed: of :func:`shrinkbook.methods.lccl.add_lccl`.
+        train: trains the gated network in place by any loop.
+        images: batches (N, C, H, W), none to count the gates' own cost, where nothing is skipped.
+
+    Returns:
+        The gated network, in the model's mode, and the report; :mod:`shrinkbook.methods.lccl_skip` runs it skipping.
+
+    Raises:
+        ValueError: as :func:`shrinkbook.methods.lccl.add_lccl`; a gate that is not finite.
+    """
+    gated = add_lccl(model, layers, kind, seed=seed)
+    if train is not None:
+        train(gated)
+    zeros = dict.fromkeys(gates(gated), 0.0)
+    batches = iter(images)
+    if (first := next(batches, None)) is not None:
+        zeros = {path: found.mean for path, found in sparsity(gated.eval(), chain([first], batches)).items()}
+    return gated.train(model.training), saving(gated, input_shape, zeros)
 
 
 def overhead(kind: Kind, kernel_size: int, out_channels: int) -> float:

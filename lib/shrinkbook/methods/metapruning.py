@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from shrinkbook.measure.cost import Change, weight_count
 from shrinkbook.methods.metapruning_candidates import Constraint, Evolution, Search
 from shrinkbook.methods.metapruning_search import evolve, possible
-from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
+from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace, free_widths_of
 
 Kind = Literal["generated", "shared"]
 
@@ -171,13 +172,11 @@ class PruningNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class Report:
-    """What `compress` found: widths by name, multiply-accumulates before and after, and the whole search."""
+class Report(Change):
+    """What `compress` found: the genes, widths by name, and the whole search; and what they cost."""
 
     genes: Genes
     widths: dict[str, int]
-    mac: int
-    mac_after: int
     search: Search
 
 
@@ -194,12 +193,12 @@ def compress(
     """Find the widths of a network within a share of its multiply-accumulates.
 
     Args:
-        model: the full network; has ``free_widths()`` unless ``space`` is given. It is not changed.
+        model: the full network, any that can be traced; it is not changed.
         share: of its multiply-accumulates that may be left, in (0, 1].
         input_shape: (channels, height, width) of one image.
         train: trains a PruningNet in place, in training mode, by any loop that feeds it batches.
         accuracy: of a plain network on images held out of training; measures its batch-norm statistics afresh first.
-        space: what may be chosen; by default the network's free widths at the paper's ratios.
+        space: what may be chosen; by default :func:`free_widths_of` the network at the paper's ratios.
         settings: of the evolutionary search.
 
     Returns:
@@ -211,7 +210,7 @@ def compress(
     """
     if not 0 < share <= 1:
         raise ValueError(f"share {share} of the multiply-accumulates must lie in (0, 1]")
-    space = space or SearchSpace(model, model.free_widths())  # type: ignore[operator]
+    space = space or SearchSpace(model, free_widths_of(model))
     count = MacCount(space, input_shape)
     full = count((len(space.ratios) - 1,) * len(space.names))
     constraint = Constraint(count, share * full)
@@ -221,8 +220,9 @@ def compress(
     pruning_net.eval()
     search = evolve(space, lambda genes: accuracy(pruning_net.candidate(genes)), constraint, settings, seed)
     genes = search.best.genes
-    report = Report(genes, space.widths(genes), full, count(genes), search)
-    return pruning_net.candidate(genes), report
+    smaller = pruning_net.candidate(genes)
+    counted = Change(full, count(genes), weight_count(model), weight_count(smaller))
+    return smaller, Report(**asdict(counted), genes=genes, widths=space.widths(genes), search=search)
 
 
 def _key(path: str) -> str:

@@ -16,11 +16,37 @@ from torch.nn import functional as F
 
 from shrinkbook.measure.cost import cost
 from shrinkbook.nets.coupling import Coupling
+from shrinkbook.nets.tracing import traced
 
 Genes = tuple[int, ...]
 """One index into the ratios for every free width, in the order of the space."""
 RATIOS = tuple((10 + 3 * i) / 100 for i in range(31))
 """The paper's choices: 10 % to 100 % of a width in steps of 3 %."""
+
+
+def free_widths_of(model: nn.Module) -> dict[str, Coupling]:
+    """The maps whose number a search may choose, in the order of the genes: the network's own ``free_widths()``, else
+    what tracing its forward pass finds.
+
+    Traced, every set of maps that must have one number has a gene of its own, and none is tied to another by choice (as
+    both inner widths of a block are in ``nets.resnet50``). Left at full width are maps that a linear layer reads, for
+    the classifier always reads all of its inputs, and maps that are set beside others.
+
+    Raises:
+        ValueError: the network cannot be traced, or no width is free.
+    """
+    if hasattr(model, "free_widths"):
+        widths: Any = model.free_widths
+        return widths()
+    layers = dict(model.named_modules())
+    found = {
+        name: coupling
+        for name, coupling in traced(model).couplings.items()
+        if not coupling.at and all(isinstance(layers[path], nn.Conv2d) for path in coupling.consumers)
+    }
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no free width between two convolutions; give it free_widths()")
+    return found
 
 
 @dataclass(frozen=True)

@@ -90,14 +90,34 @@ class Report:
         return sum(getattr(layer, column) for layer in self.layers)
 
     @property
+    def mac(self) -> int:
+        """Multiply-accumulates for one image before; :attr:`mac_after` those with the factors."""
+        return self.total("mac")
+
+    @property
+    def mac_after(self) -> int:
+        """See :attr:`mac`."""
+        return self.total("mac_after")
+
+    @property
+    def weights(self) -> int:
+        """Weights before, without biases; :attr:`weights_after` those of the factors and the kept layers."""
+        return self.total("weights")
+
+    @property
+    def weights_after(self) -> int:
+        """See :attr:`weights`."""
+        return self.total("weights_after")
+
+    @property
     def compression(self) -> float | None:
         """Weights before over after; None if a layer was clamped."""
-        return None if self.clamped else self.total("weights") / self.total("weights_after")
+        return None if self.clamped else self.weights / self.weights_after
 
     @property
     def speedup(self) -> float | None:
         """Multiply-accumulates before over after; None if a layer was clamped."""
-        return None if self.clamped else self.total("mac") / self.total("mac_after")
+        return None if self.clamped else self.mac / self.mac_after
 
     @property
     def clamped(self) -> list[str]:
@@ -115,7 +135,7 @@ def compress(
     model: nn.Module,
     ranks: Ranks = "vbmf",
     *,
-    example_shape: Sequence[int],
+    input_shape: Sequence[int],
     keep_out: Collection[str] = (),
     as_convolution: Mapping[str, Sequence[int]] | None = None,
     inplace: bool = False,
@@ -127,7 +147,7 @@ def compress(
             are made: enough for costs, or for the same network from random weights (``to_empty``, then initialise).
         ranks: ``vbmf`` estimates them for every layer and keeps layers that would not get smaller (M <= 1); a mapping
             from module path to a rank or a pair (R3, R4) decomposes these layers only, smaller or not.
-        example_shape: (channels, height, width) of one image, for the cost.
+        input_shape: (channels, height, width) of one image, for the cost.
         keep_out: module paths left alone, a layer or everything below a path.
         as_convolution: linear layers read as a convolution over a whole map, path -> (channels, height, width).
         inplace: replace the layers inside ``model``.
@@ -142,7 +162,7 @@ def compress(
     maps = {name: tuple(shape) for name, shape in (as_convolution or {}).items()}
     _check(model, ranks, keep_out, maps)
     asked = {} if isinstance(ranks, str) else ranks
-    before = cost(model, example_shape).layers
+    before = cost(model, input_shape).layers
     running = list(dict.fromkeys(layer.name for layer in before))
     first = next((name for name in running if isinstance(modules[name], nn.Conv2d)), None)
     obstacles = _obstacles(model, running)
@@ -174,7 +194,7 @@ def compress(
     target = model if inplace else copy.deepcopy(model)
     for name, chain in chains.items():
         target.set_submodule(name, chain.train(modules[name].training))
-    after = cost(target, example_shape).layers
+    after = cost(target, input_shape).layers
     return target, Report(tuple(_costed(row, before, after) for row in rows))
 
 

@@ -92,7 +92,7 @@ def on_meta(net: str) -> nn.Module:
 def compressed(net: str, ranks: Ranks) -> tuple[nn.Module, nn.Module, tucker.Report]:
     """A network and its compressed form on the meta device, and the report."""
     model, side = on_meta(net), ORIGINALS[net][1]
-    smaller, report = tucker.compress(model, ranks, example_shape=(3, side, side), as_convolution=FC6.get(net))
+    smaller, report = tucker.compress(model, ranks, input_shape=(3, side, side), as_convolution=FC6.get(net))
     return model, smaller, report
 
 

@@ -31,7 +31,7 @@ def one_shot(run: Context, model: nn.Module) -> None:
     """Compress, fine-tune, and train the control; test accuracy is noted on the way, nothing is chosen by it."""
     assert run.data is not None
     shape, keep_out = tuple(run.data.x_test.shape[1:]), run.config["keep_out"]
-    smaller, report = tucker.compress(model, example_shape=shape, keep_out=keep_out)
+    smaller, report = tucker.compress(model, input_shape=shape, keep_out=keep_out)
     run.measurements["ranks"] = rank_shares(report)
     run.measurements["cost"] = {"compression": report.compression, "speedup": report.speedup}
     found = {"original": original(run), "decomposed": run.stage("decomposed", smaller)}
@@ -55,7 +55,7 @@ def one_shot(run: Context, model: nn.Module) -> None:
         right = {**run.evaluations, "one_epoch": curves["tuned"][1]}
         for name in found:
             note_images(run, f"finetune.{name}", [right[name].correct])
-    untrained = tucker.compress(initialize(copy.deepcopy(model), run.seed), example_shape=shape)[1]
+    untrained = tucker.compress(initialize(copy.deepcopy(model), run.seed), input_shape=shape)[1]
     largest = max((max(row.estimated) for row in untrained.layers if row.estimated), default=math.nan)
     run.measurements["gaps"] = {
         "mean_rank_below_60": 60 - float(np.mean(run.measurements["ranks"]["share"])),

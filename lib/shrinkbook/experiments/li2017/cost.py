@@ -34,7 +34,7 @@ def costs(run: Context) -> None:
         if pruned.net not in INPUTS:
             continue
         smaller, report = compress(NETS[pruned.net](), pruned.ratios)
-        kept[name] = report["after"]
+        kept[name] = report.filters_after
         found = counted(pruned.net, smaller)
         cells = {
             "flop": found.mac,

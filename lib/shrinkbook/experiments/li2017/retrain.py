@@ -24,7 +24,7 @@ def retrain_one(run: Context, model: nn.Module, name: str) -> None:
     """
     config, digits = run.config, run.config["data"] == "digits"
     smaller, report = compress(model, PRUNED[name].ratios, strategy=config["strategy"])
-    run.measurements.setdefault("kept", {})[name] = report["after"]
+    run.measurements.setdefault("kept", {})[name] = report.filters_after
     found = {"original": original(run), "slimmed": run.stage(f"{name} slimmed", smaller)}
     if run.fixed_network:
         note_images(run, "retrain.original", [run.evaluations["original"].correct])

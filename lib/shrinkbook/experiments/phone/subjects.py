@@ -56,7 +56,7 @@ def _forms(net: str, seed: int) -> Named:
     forms: dict[str, nn.Module] = {
         "ResNet-20": base,
         HALF: _halved(base),
-        "ResNet-20, Tucker-2 at half ranks": tucker.compress(base, ranks, example_shape=CIFAR)[0],
+        "ResNet-20, Tucker-2 at half ranks": tucker.compress(base, ranks, input_shape=CIFAR)[0],
         "ResNet-20, 64 centroids as dense kernels": kernel_clustering.compress(base, 64, max_iterations=5, seed=seed)[
             0
         ],
