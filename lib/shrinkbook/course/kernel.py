@@ -102,15 +102,15 @@ class BoxedExecute(Execute):
         except Exception as error:  # a kernel that dies, or lies, ends its own submission and no other
             words = str(error).partition("\n")[0] or type(error).__name__
             died = "timed out" if isinstance(error, CellTimeoutError) else words[0].lower() + words[1:]
-        timed_out = any(output.get("ename") == "CellTimeoutError" for cell in nb.cells for output in _outputs(cell))
-        if died and not self.ran:
-            died += f" ({self.kernel.last_words()})"
-        self.note = self.kernel.ended() or died
+            died += "" if self.ran else f" ({self.kernel.last_words()})"
+        finally:
+            self.note = self.kernel.ended() or died
+            self.kernel.remove()
         nb.cells.pop()
         if len(nb.cells) in self.finished:
             self.finished, self.note = set(), LIE
-        self.note = self.note or ("timed out" if timed_out else "")
-        self.kernel.remove()
+        if any(output.get("ename") == "CellTimeoutError" for cell in nb.cells for output in _outputs(cell)):
+            self.note = self.note or "timed out"
         for index, cell in enumerate(nb.cells):
             if cell.cell_type == "code":
                 cell.outputs, ran = plain(_outputs(cell)), index in self.finished
