@@ -16,7 +16,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 from nbgrader.preprocessors import Execute
@@ -100,8 +100,8 @@ class BoxedExecute(Execute):
         try:
             super().preprocess(nb, resources)
         except Exception as error:  # a kernel that dies, or lies, ends its own submission and no other
-            words = str(error).partition("\n")[0] or type(error).__name__
-            died = "timed out" if isinstance(error, CellTimeoutError) else words[0].lower() + words[1:]
+            died = f"ended by {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            died = {CellTimeoutError: "timed out", DeadKernelError: "kernel died"}.get(type(error), died)
             died += "" if self.ran else f" ({self.kernel.last_words()})"
         finally:
             self.note = self.kernel.ended() or died
