@@ -25,6 +25,7 @@ from shrinkbook.evidence.claims import Claim
 assert "torch" not in sys.modules, "torch was imported before the environment of profile quick was set"
 os.environ.pop("JUPYTER_PATH", None)
 os.environ.update(notebooks.kernel_environment("quick"))
+collect_ignore = ["assignment"]  # the course's, which is graded, not compared with its outputs
 SESSION = Path(tempfile.mkdtemp(prefix="shrinkbook-tests-"))  # one a process, so that pytest-xdist's workers share none
 COMPUTED = store.build_dir()
 os.environ["SHRINKBOOK_BUILD"] = str(SESSION / "build")

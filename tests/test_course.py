@@ -149,6 +149,7 @@ def test_both_layouts_are_found_and_each_fault_gets_one_line(tmp_path):
     (folder / "kim").mkdir()
     os.mkfifo(folder / "kim" / "index_bits.ipynb")
     hand_in(folder, "=cmd()/index_bits.ipynb", good)
+    hand_in(folder, "bob/\x1b[2J.ipynb", good)
     hand_in(folder, "index_bits.ipynb", good)
     hand_in(folder, "marks.csv", "")
     found, complaints = collect.find(folder, NOTEBOOKS)
@@ -167,7 +168,8 @@ def test_both_layouts_are_found_and_each_fault_gets_one_line(tmp_path):
     assert {(one.paper, one.notebook) for one in found} == {("tiny", "index_bits")}
     assert all(bool(one.cells) != bool(one.problem) for one in found)
     assert sorted(line.partition(":")[0] for line in complaints) == [
-        "'=cmd()'",
+        "'bob/\\x1b[2J.ipynb'",
+        "=cmd()",
         "bob/index_bits-Copy1.ipynb",
         "bob/notes.txt",
         "cid",

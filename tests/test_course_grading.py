@@ -356,6 +356,37 @@ def test_an_interrupted_run_leaves_the_grades_and_marks_are_entered(classroom, t
     assert [line.partition(":")[0] for line in said[1:]] == [f"marks.csv, line {number}" for number in (3, 4, 5)]
 
 
+@boxed
+@pytest.mark.parametrize(
+    ("code", "note", "shown"),
+    [
+        ("while True: pass", "time", "This cell was not run to its end."),
+        (
+            "import glob, time\nfolder = glob.glob('/tmp/shrinkbook-box-*/sockets')[0]\n"
+            "for number in range(100): open(f'{folder}/{number}', 'w').write('x' * 1000)\ntime.sleep(9)",
+            "files",
+            "This cell was not run to its end.",
+        ),
+        ("print('x' * 1_500_000)\nprint('more')", "", "[the rest of the output was cut off]\n"),
+    ],
+)
+def test_the_keeper_ends_what_goes_on_and_output_is_cut(tmp_path, code, note, shown):
+    from traitlets.config import Config
+
+    from shrinkbook.course.kernel import BoxedExecute
+    from shrinkbook.course.layout import lay_out
+
+    config = Config()
+    config.BoxedExecute.timeout = 60
+    config.BoxedKernel.library = str(lay_out(tmp_path / "library", []))
+    config.BoxedKernel.limits = Limits(cell=60, notebook=6, memory=700, processes=40, files=8, printed=1)
+    execute = BoxedExecute(config=config)
+    notebook, _ = execute.preprocess(nbformat.v4.new_notebook(cells=[new_code_cell(code)]), {})
+    assert execute.note == note
+    (output,) = notebook.cells[0].outputs
+    assert shown in (output.get("text"), *output.get("traceback", []))
+
+
 def test_unsafe_runs_without_walls_and_still_blocks_the_answers(tmp_path):
     from shrinkbook.course import grading
 

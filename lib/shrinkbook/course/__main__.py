@@ -73,6 +73,9 @@ def main() -> int:
     except ValueError as error:
         print(f"shrinkbook.course: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was there before is as it was", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -54,17 +54,22 @@ def find(folder: Path, notebooks: Mapping[str, str]) -> tuple[list[Submission], 
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; make grade SUBMISSIONS=folder with one folder a student")
     found: dict[tuple[str, str], list[Path]] = {}
-    complaints = []
+    complaints = list[str]()
+
+    def complain(path: Path, words: str) -> None:
+        name = str(path.relative_to(folder))
+        complaints.append(
+            f"{name if name.isprintable() else ascii(name)}: {words}"
+        )  # names can hold what moves a cursor
+
     for student in _entries(folder):
         if student.name == "marks.csv":
             continue
         if student.is_symlink() or not student.is_dir():
-            complaints.append(f"{student.name}: not the folder of a student; passed over")
+            complain(student, "not the folder of a student; passed over")
             continue
         if not STUDENT.fullmatch(student.name):
-            complaints.append(
-                f"{student.name!r}: a student's folder is named in letters, digits and . _ @ -; passed over"
-            )
+            complain(student, "a student's folder is named in letters, digits and . _ @ -; passed over")
             continue
         for path in _notebooks(student, set(notebooks.values())):
             paper = notebooks.get(path.stem)
@@ -72,11 +77,9 @@ def find(folder: Path, notebooks: Mapping[str, str]) -> tuple[list[Submission], 
             if path.suffix == ".ipynb" and paper and inside == paper:
                 found.setdefault((student.name, path.stem), []).append(path)
             else:
-                complaints.append(
-                    f"{path.relative_to(folder)}: not the name of a notebook of an assignment; passed over"
-                )
+                complain(path, "not the name of a notebook of an assignment; passed over")
         if not any(name == student.name for name, _ in found):
-            complaints.append(f"{student.name}: no notebook of an assignment")
+            complain(student, "no notebook of an assignment")
     made = []
     for (name, notebook), paths in found.items():
         if len(paths) == 1:

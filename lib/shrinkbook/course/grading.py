@@ -134,8 +134,8 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, objec
 def _swap(new: Path, target: Path) -> None:
     """Put a finished folder in the place of an older one."""
     old = target.with_name(f".{target.name}-before")
-    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)

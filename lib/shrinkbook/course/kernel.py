@@ -16,7 +16,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 from nbgrader.preprocessors import Execute
@@ -100,17 +100,17 @@ class BoxedExecute(Execute):
         try:
             super().preprocess(nb, resources)
         except Exception as error:  # a kernel that dies, or lies, ends its own submission and no other
-            words = str(error).partition("\n")[0] or type(error).__name__
-            died = "timed out" if isinstance(error, CellTimeoutError) else words[0].lower() + words[1:]
-        timed_out = any(output.get("ename") == "CellTimeoutError" for cell in nb.cells for output in _outputs(cell))
-        if died and not self.ran:
-            died += f" ({self.kernel.last_words()})"
-        self.note = self.kernel.ended() or died
+            died = f"ended by {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            died = {CellTimeoutError: "timed out", DeadKernelError: "kernel died"}.get(type(error), died)
+            died += "" if self.ran else f" ({self.kernel.last_words()})"
+        finally:
+            self.note = self.kernel.ended() or died
+            self.kernel.remove()
         nb.cells.pop()
         if len(nb.cells) in self.finished:
             self.finished, self.note = set(), LIE
-        self.note = self.note or ("timed out" if timed_out else "")
-        self.kernel.remove()
+        if any(output.get("ename") == "CellTimeoutError" for cell in nb.cells for output in _outputs(cell)):
+            self.note = self.note or "timed out"
         for index, cell in enumerate(nb.cells):
             if cell.cell_type == "code":
                 cell.outputs, ran = plain(_outputs(cell)), index in self.finished
