@@ -64,7 +64,7 @@ def reproduce(options: argparse.Namespace) -> int:
         say(f"adopted {len(adopted)} runs into {store.record_dir()}")
     say("executing the notebooks")
     parameters: dict[str, Any] = {"seeds": options.seeds, "device": device}
-    extra = [] if options.papers and not options.phone else ["phone"]
+    extra = list(catalogue.OTHERS) if not options.papers else ["phone"] if options.phone else []
 
     def execute(key: str) -> str | None:
         source = notebooks.paths(catalogue.NOTEBOOKS)[key]

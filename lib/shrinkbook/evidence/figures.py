@@ -91,6 +91,32 @@ def curves(
     return figure
 
 
+def frontiers(panels: Mapping[str, Mapping[str, Curve]], ylabel: str) -> Picture:
+    """Methods in panels side by side: points with bars for their intervals, joined where a label has several.
+
+    Args:
+        panels: quantity and unit of x -> label -> (x, y, low, high).
+        ylabel: quantity and unit of y, which the panels share.
+    """
+    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
+    figure = Picture(figsize=(WIDTH, 4.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for axis, (xlabel, panel) in zip(axes, panels.items(), strict=True):
+        for label, (x, y, low, high) in panel.items():
+            number = labels.index(label)
+            reach = [np.subtract(y, low), np.subtract(high, y)]
+            handles[label] = axis.errorbar(
+                x, y, reach, label=label, color=COLOURS[number % FEW], marker=MARKERS[number % len(MARKERS)],
+                markersize=5, linewidth=1, linestyle="-" if number < FEW else "--", capsize=2, elinewidth=1,
+            )  # fmt: skip
+        _tidy(axis, "", xlabel, "")
+    axes[0].set_ylabel(ylabel)
+    known = [label for label in labels if label in handles]
+    figure.legend([handles[label] for label in known], known, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
 def bars(
     groups: Sequence[str], series: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]], ylabel: str
 ) -> Picture:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from shrinkbook.experiments.run import Context
+from shrinkbook.methods.dafl import Generator
 from shrinkbook.methods.dafl_training import Row
 from shrinkbook.training import checkpoint
 from shrinkbook.training.batches import derived_seed
@@ -108,6 +109,15 @@ class Arm:
             _restore(self.optimisers[part], states)
         history: list[dict[str, Any]] = metadata["history"]
         return history
+
+
+def fresh_generator(run: Context) -> Generator:
+    """PyTorch's own starting weights: those of :func:`initialize` would saturate the tanh before the last layer."""
+    assert run.data is not None
+    channels, side = run.data.x_test.shape[1:3]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed + 2000)
+        return Generator(side, channels, run.config["latent"], run.config["width"]).to(run.device)
 
 
 def _restore(optimiser: Optimizer, states: dict[int, dict[str, Any]]) -> None:

@@ -1,0 +1,168 @@
+"""What is done to a network, as plain steps; what a network takes on paper and on disk; budgets turned into knobs.
+
+A *step* is one entry ``{kind: value}`` of JSON, so that a run file says how each network was made and another run can
+make its shape again without its weights. Kinds: ``prune`` (share of the filters that go), ``widths`` (maps by name),
+``tucker`` (ranks by layer), ``cluster`` (centroids), ``gate`` (which convolutions of each block).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shrinkbook.measure.cost import cost
+from shrinkbook.methods import filter_pruning, kernel_clustering, tucker, tucker_layers
+from shrinkbook.methods.clustered_bytes import from_bytes, to_bytes
+from shrinkbook.methods.clustered_layers import clustered_layers, expand
+from shrinkbook.methods.lccl import add_lccl
+from shrinkbook.methods.metapruning_space import RATIOS, SearchSpace
+from shrinkbook.nets import initialize
+from shrinkbook.training import checkpoint
+
+Step = Mapping[str, Any]
+Shape = Sequence[int]
+Ranks = dict[str, list[int]]
+SHARES = 64  # common shares of the full ranks that are tried, from 1/64 to all
+
+
+def applied(model: nn.Module, step: Step, shape: Shape, seed: int = 0, iterations: int = 1) -> nn.Module:
+    """A new network: one step taken, nothing trained.
+
+    Args:
+        model: with weights; of ``widths`` only its architecture is read, and the new weights are drawn from the seed.
+        step: one entry, kind -> value.
+        shape: (channels, height, width) of one image.
+        seed: of what is drawn: k-means' first centroids, gates, weights of new widths.
+        iterations: of k-means, at most.
+
+    Raises:
+        ValueError: an unknown kind, or what the method refuses.
+    """
+    ((kind, value),) = step.items()
+    if kind == "prune":
+        return filter_pruning.compress(model, uniform_ratios(model, value))[0]
+    if kind == "widths":
+        return initialize(search_space(model).network(value).to_empty(device="cpu"), seed)
+    if kind == "tucker":
+        return tucker.compress(model, value, example_shape=shape)[0]
+    if kind == "cluster":
+        return kernel_clustering.compress(model, value, seed=seed, max_iterations=iterations)[0]
+    if kind == "gate":
+        return add_lccl(model, value, seed=seed + 2000)
+    raise ValueError(f"unknown step {kind!r}; there are prune, widths, tucker, cluster and gate")
+
+
+def uniform_ratios(model: nn.Module, removed: float) -> dict[str, float]:
+    """One pruning ratio for the inner maps of every block, which no shortcut adds up (Li et al. 2017, section 3.3)."""
+    return {name: removed for name in filter_pruning.couplings_of(model) if name.startswith("conv_")}
+
+
+def search_space(model: nn.Module, ratios: Sequence[float] = RATIOS) -> SearchSpace:
+    """The networks that MetaPruning may choose from: every free width of the model."""
+    return SearchSpace(model, model.free_widths(), ratios)  # type: ignore[operator]
+
+
+def mac_of(model: nn.Module, shape: Shape) -> int:
+    """Multiply-accumulates of one image; of a network with gates, theirs too."""
+    return cost(model, shape).mac
+
+
+def ranks_within(model: nn.Module, shape: Shape, most: float) -> Ranks:
+    """Tucker-2 ranks at the largest common share of the full ones that keeps the network within a cost.
+
+    Every convolution above 1x1 but the one that reads the image is decomposed, cheaper or not.
+
+    Args:
+        most: multiply-accumulates that may be left.
+
+    Raises:
+        ValueError: not even ranks of 1 are cheap enough.
+    """
+    bare = copy.deepcopy(model).to("meta")
+    convs = {
+        name: conv
+        for name, conv in bare.named_modules()
+        if type(conv) is nn.Conv2d and conv.kernel_size != (1, 1) and conv.in_channels > shape[0]
+    }
+
+    def at(share: float) -> Ranks:
+        sizes = {name: (conv.in_channels, conv.out_channels) for name, conv in convs.items()}
+        return {name: [max(1, round(share * full)) for full in pair] for name, pair in sizes.items()}
+
+    def left(share: float) -> int:
+        return tucker.compress(bare, at(share), example_shape=shape)[1].total("mac_after")
+
+    return at(largest(lambda number: left(number / SHARES), SHARES, most, "ranks") / SHARES)
+
+
+def share_of_ranks(model: nn.Module, ranks: Mapping[str, Sequence[int]]) -> float:
+    """Ranks as a share of the full ones, summed over the layers that have any."""
+    kernels = {name: tucker_layers.kernel_of(model.get_submodule(name)) for name in ranks}
+    full = [tucker_layers.full_ranks(tuple(kernels[name].shape), 1, len(pair)) for name, pair in ranks.items()]
+    return sum(map(sum, ranks.values())) / sum(map(sum, full))
+
+
+def centroids_within(model: nn.Module, most: int) -> int:
+    """The largest number of centroids with which the network's file has no more than so many bytes.
+
+    Raises:
+        ValueError: a single centroid already takes more.
+    """
+    plan = kernel_clustering.plan
+    one = kernel_clustering.compress(model, 1, max_iterations=1)[0]
+    around = len(to_bytes(one)) - math.ceil(plan(model, 1).bits_after() / 8)  # header, norms, everything not clustered
+    kernels = sum(layer.kept for layer in plan(model, 1).layers)
+    slack = 8  # digits of k in the header
+    return largest(lambda k: around + slack + math.ceil(plan(model, k).bits_after() / 8), kernels, most, "centroids")
+
+
+def largest(size: Callable[[int], float], count: int, most: float, what: str) -> int:
+    """The largest of 1 to ``count`` whose size is at most ``most``; sizes rise.
+
+    Raises:
+        ValueError: not even 1 fits.
+    """
+    if size(1) > most:
+        raise ValueError(f"no {what} fit a budget of {most:,.0f}: the fewest take {size(1):,.0f}")
+    low, high = 1, count + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= most else (low, middle)
+    return low
+
+
+def write(model: nn.Module, path: Path) -> int:
+    """Write the network as small as its form allows; returns the bytes on disk.
+
+    Clustered networks as :mod:`shrinkbook.methods.clustered_bytes` has them; all others as a safetensors file, which is
+    :func:`~shrinkbook.measure.cost.state_bytes` and a header.
+
+    Raises:
+        ValueError: numbers that are not finite.
+    """
+    if clustered_layers(model):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(to_bytes(model))
+    else:
+        checkpoint.save(model, path)
+    return path.stat().st_size
+
+
+def read(path: Path, model: nn.Module) -> nn.Module:
+    """The network of a file, in evaluation mode.
+
+    Args:
+        model: of the same architecture, any weights; copied.
+    """
+    if clustered_layers(model):
+        return from_bytes(path.read_bytes(), expand(model)).eval()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in twin.state_dict().values():
+            tensor.zero_()
+    twin.load_state_dict(checkpoint.load(path)[0])
+    return twin.eval()
