@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from shrinkbook.measure.cost import cost
+from shrinkbook.experiments.steps import layer_inputs
+from shrinkbook.measure.cost import LayerCost, cost
 from shrinkbook.methods import filter_pruning, kernel_clustering, tucker, tucker_layers
 from shrinkbook.methods.clustered_bytes import from_bytes, to_bytes
 from shrinkbook.methods.clustered_layers import clustered_layers, expand
@@ -46,14 +47,57 @@ def applied(model: nn.Module, step: Step, shape: Shape, seed: int = 0, iteration
     if kind == "prune":
         return filter_pruning.compress(model, uniform_ratios(model, value))[0]
     if kind == "widths":
-        return initialize(search_space(model).network(value).to_empty(device="cpu"), seed)
+        return initialize(search_space(model, [1.0]).network(value).to_empty(device="cpu"), seed)
     if kind == "tucker":
-        return tucker.compress(model, value, example_shape=shape)[0]
+        return decomposed(model, value, shape)[0]
     if kind == "cluster":
         return kernel_clustering.compress(model, value, seed=seed, max_iterations=iterations)[0]
     if kind == "gate":
         return add_lccl(model, value, seed=seed + 2000)
     raise ValueError(f"unknown step {kind!r}; there are prune, widths, tucker, cluster and gate")
+
+
+def untrained(model: nn.Module, step: Step, shape: Shape, seed: int = 0) -> nn.Module:
+    """As :func:`applied` where only the shape matters: nothing is decomposed, the factors are random."""
+    if "tucker" not in step:
+        return applied(model, step, shape, seed)
+    bare = applied(copy.deepcopy(model).to("meta"), step, shape)
+    return initialize(bare.to_empty(device="cpu"), seed).train(model.training)
+
+
+def resolved(model: nn.Module, kind: str, value: Any, shape: Shape, budget: Mapping[str, int] | None) -> Step:
+    """A step with its knob set.
+
+    Args:
+        model: what the step is taken on.
+        kind, value: as an arm wants them; a float is the budget that decides ranks or centroids.
+        budget: ``mac`` and ``bytes`` that may be left, for such a value.
+    """
+    if kind == "tucker" and value == "vbmf":
+        return {kind: estimated_ranks(model, shape)}
+    if kind == "tucker" and budget:
+        return {kind: ranks_within(model, shape, budget["mac"])}
+    if kind == "cluster" and isinstance(value, float) and budget:
+        return {kind: centroids_within(model, budget["bytes"])}
+    return {kind: value}
+
+
+def in_words(model: nn.Module, step: Step) -> str:
+    """A step's knob for a table; the model is what the step is taken on."""
+    ((kind, value),) = step.items()
+    if kind == "tucker":
+        return f"{100 * share_of_ranks(model, value):.0f} % of the ranks"
+    if kind == "prune":
+        return f"{100 * (1 - value):.0f} % of the maps"
+    return {"cluster": f"{value} centroids", "gate": f"gates on {value}"}.get(kind) or "widths " + ", ".join(
+        map(str, value.values())
+    )
+
+
+def budget_of(model: nn.Module, removed: float, shape: Shape, path: Path) -> dict[str, int]:
+    """What is left when this share of the inner maps goes: multiply-accumulates, and bytes of the file at ``path``."""
+    thinner = applied(model, {"prune": removed}, shape)
+    return {"mac": mac_of(thinner, shape), "bytes": write(thinner, path)}
 
 
 def uniform_ratios(model: nn.Module, removed: float) -> dict[str, float]:
@@ -72,9 +116,10 @@ def mac_of(model: nn.Module, shape: Shape) -> int:
 
 
 def ranks_within(model: nn.Module, shape: Shape, most: float) -> Ranks:
-    """Tucker-2 ranks at the largest common share of the full ones that keeps the network within a cost.
+    """Tucker-2 ranks within a cost: the largest common share of the full ones, then one more where there is room.
 
-    Every convolution above 1x1 but the one that reads the image is decomposed, cheaper or not.
+    Every convolution above 1x1 but the one that reads the image is decomposed, cheaper or not. Ranks are few in small
+    networks and rise together, so that the budget would be missed: from input to output each is raised by 1 if it can.
 
     Args:
         most: multiply-accumulates that may be left.
@@ -82,21 +127,63 @@ def ranks_within(model: nn.Module, shape: Shape, most: float) -> Ranks:
     Raises:
         ValueError: not even ranks of 1 are cheap enough.
     """
-    bare = copy.deepcopy(model).to("meta")
-    convs = {
-        name: conv
-        for name, conv in bare.named_modules()
-        if type(conv) is nn.Conv2d and conv.kernel_size != (1, 1) and conv.in_channels > shape[0]
+    before = cost(model, shape)
+    layers = {
+        layer.name: (conv, layer)
+        for layer in before.layers
+        if type(conv := model.get_submodule(layer.name)) is nn.Conv2d
+        and conv.kernel_size != (1, 1)
+        and conv.in_channels > shape[0]
+    }
+    read = {
+        path: seen.shape[2:].numel()
+        for path, seen in layer_inputs(model, torch.zeros(1, *shape)).items()
+        if path in layers
     }
 
     def at(share: float) -> Ranks:
-        sizes = {name: (conv.in_channels, conv.out_channels) for name, conv in convs.items()}
+        sizes = {name: (conv.in_channels, conv.out_channels) for name, (conv, _) in layers.items()}
         return {name: [max(1, round(share * full)) for full in pair] for name, pair in sizes.items()}
 
-    def left(share: float) -> int:
-        return tucker.compress(bare, at(share), example_shape=shape)[1].total("mac_after")
+    def left(ranks: Ranks) -> int:
+        changes = (tucker2_mac(*layers[name], read[name], pair) - layers[name][1].mac for name, pair in ranks.items())
+        return before.mac + sum(changes)
 
-    return at(largest(lambda number: left(number / SHARES), SHARES, most, "ranks") / SHARES)
+    ranks = at(largest(lambda number: left(at(number / SHARES)), SHARES, most, "ranks") / SHARES)
+    for name, (conv, _) in layers.items():
+        for side, full in enumerate((conv.in_channels, conv.out_channels)):
+            more = {**ranks, name: [rank + (place == side) for place, rank in enumerate(ranks[name])]}
+            if ranks[name][side] < full and left(more) <= most:
+                ranks = more
+    return ranks
+
+
+def tucker2_mac(conv: nn.Conv2d, layer: LayerCost, read: int, ranks: Sequence[int]) -> int:
+    """Multiply-accumulates of a convolution in Tucker-2 form (Kim et al. 2016, section 3.1).
+
+    S R3 H W + D^2 R3 R4 H' W' + T R4 H' W', the first factor at the resolution of what it reads.
+
+    Args:
+        layer: cost of the convolution itself, for the size of its outputs.
+        read: H W, positions of its input.
+        ranks: (R3, R4).
+    """
+    (r3, r4), written = ranks, math.prod(layer.output[1:])
+    return conv.in_channels * r3 * read + (math.prod(conv.kernel_size) * r3 + conv.out_channels) * r4 * written
+
+
+def estimated_ranks(model: nn.Module, shape: Shape) -> Ranks:
+    """Ranks by EVBMF of every layer that gets smaller by them, as the paper chooses them.
+
+    The linear layer stays whole: its ranks would be those of the classes themselves.
+    """
+    report = decomposed(model, "vbmf", shape, keep_out=["linear"])[1]
+    return {layer.name: list(layer.ranks) for layer in report.layers if layer.ranks}
+
+
+def decomposed(model: nn.Module, ranks: Any, shape: Shape, **options: Any) -> tuple[nn.Module, tucker.Report]:
+    """The Tucker form of a network and its report."""
+    return tucker.compress(model, ranks, example_shape=shape, **options)
 
 
 def share_of_ranks(model: nn.Module, ranks: Mapping[str, Sequence[int]]) -> float:

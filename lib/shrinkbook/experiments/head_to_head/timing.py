@@ -5,7 +5,7 @@ import json
 import torch
 from torch import nn
 
-from shrinkbook.experiments.head_to_head.forms import applied
+from shrinkbook.experiments.head_to_head.forms import untrained
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import close
@@ -43,7 +43,7 @@ def timed(run: Context) -> None:
             if key not in forms:
                 forms[key] = base
                 for step in row["steps"]:
-                    forms[key] = applied(forms[key], step, shape, run.seed)
+                    forms[key] = untrained(forms[key], step, shape, run.seed)
                 if clustered_layers(forms[key]):
                     forms[key] = expand(forms[key])
     found = latency(

@@ -17,19 +17,17 @@ from shrinkbook.experiments.head_to_head.arms import Arm, arms
 from shrinkbook.experiments.head_to_head.forms import (
     Step,
     applied,
-    centroids_within,
-    mac_of,
-    ranks_within,
+    budget_of,
+    in_words,
     read,
+    resolved,
     search_space,
-    share_of_ranks,
     write,
 )
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.public import public_network
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy
-from shrinkbook.methods import tucker
 from shrinkbook.methods.congruent_distillation import CongruentDistillation
 from shrinkbook.methods.correlation_congruence import KERNELS
 from shrinkbook.methods.dafl import Teacher, Weights
@@ -82,9 +80,8 @@ class Bench:
         self.shape = tuple(data.x_test.shape[1:])
         self.budgets = {}
         for removed in run.config["removed"]:
-            thinner = applied(self.original, {"prune": removed}, self.shape)
-            size = write(thinner, run.unit.part(f"budget {removed:g}"))
-            self.budgets[removed] = {"mac": mac_of(thinner, self.shape), "bytes": size}
+            path = run.unit.part(f"budget {removed:g}")
+            self.budgets[removed] = budget_of(self.original, removed, self.shape, path)
 
     @cached_property
     def teacher(self) -> nn.Module:
@@ -140,9 +137,8 @@ class Bench:
         for number in range(parts):
             if number < len(arm.wanted):
                 model = model.cpu()
-                step, knob = self.resolved(model, *arm.wanted[number])
-                steps.append(step)
-                knobs.append(knob)
+                steps.append(self._resolved(model, *arm.wanted[number]))
+                knobs.append(in_words(model, steps[-1]))
                 model = applied(model, steps[-1], self.shape, run.seed, run.config["iterations"])
             if arm.random:
                 initialize(model, run.seed + FRESH)
@@ -160,24 +156,12 @@ class Bench:
         }  # fmt: skip
         return row | self._gated(model)
 
-    def resolved(self, model: nn.Module, kind: str, value: Any) -> tuple[Step, str]:
-        """A wanted step with its knob set by the budget, and the knob in words."""
+    def _resolved(self, model: nn.Module, kind: str, value: Any) -> Step:
+        """A wanted step with its knob set by the budget, or by the search within it."""
         if kind == "search":
-            widths = self._searched(value)
-            return {"widths": widths}, f"widths {', '.join(map(str, widths.values()))}"
-        if kind == "tucker":
-            if value == "vbmf":  # as the paper, but for the linear layer: its ranks are those of the classes themselves
-                report = tucker.compress(model, example_shape=self.shape, keep_out=["linear"])[1]
-                ranks = {layer.name: list(layer.ranks) for layer in report.layers if layer.ranks}
-            else:
-                ranks = ranks_within(model, self.shape, self.budgets[value]["mac"])
-            return {"tucker": ranks}, f"{100 * share_of_ranks(model, ranks):.0f} % of the ranks"
-        if kind == "cluster":
-            k = centroids_within(model, self.budgets[value]["bytes"]) if isinstance(value, float) else value
-            return {"cluster": k}, f"{k} centroids"
-        if kind == "prune":
-            return {"prune": value}, f"{100 * (1 - value):.0f} % of the maps"
-        return {kind: value}, f"gates on {value}"
+            return {"widths": self._searched(value)}
+        budget = self.budgets.get(value) if isinstance(value, float) else None
+        return resolved(model, kind, value, self.shape, budget)
 
     def _searched(self, removed: float) -> dict[str, int]:
         """Widths of the best network within the budget, by accuracy with generated weights on held-out images."""
@@ -246,8 +230,8 @@ class Bench:
         size = write(model, path)
         images = self.data.normalise(self.data.x_test[:READ_BACK]).cpu()
         with torch.inference_mode():
-            same = torch.equal(model(images), read(path, model)(images))
-        return {"bytes": size, "same_outputs": same}
+            ours, theirs = model(images), read(path, model)(images)
+        return {"bytes": size, "same_outputs": torch.allclose(ours, theirs, rtol=0, atol=0, equal_nan=True)}
 
     def _gated(self, model: nn.Module) -> dict[str, Any]:
         """Of a network with gates: the zeros of each, and the multiply-accumulates that are left, gates included."""
