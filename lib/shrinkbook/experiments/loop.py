@@ -63,8 +63,8 @@ class Arm:
             means = {key: torch.stack([row[key].double() for row in rows]).mean().item() for key in rows[0]}
             finite = all(math.isfinite(value) for value in means.values())
             row: dict[str, Any] = {"epoch": epoch, **{k: v if math.isfinite(v) else None for k, v in means.items()}}
-            row |= {"test_accuracy": self.run.accuracy(self.networks["student"]), "finite": finite}
-            row["seconds"] = time.perf_counter() - started
+            spent = time.perf_counter() - started
+            row |= {"test_accuracy": self.run.accuracy(self.networks["student"]), "finite": finite, "seconds": spent}
             history.append(row)
             if epoch + 1 == epochs or time.monotonic() - saved >= SAVE_EVERY:
                 self._save(path, history)

@@ -112,16 +112,18 @@ class Bench:
         """What there is to say about one arm, from its file if it was done before."""
         run, path = self.run, self.run.unit.part(arm.name).with_suffix(".json")
         if not path.exists():
-            first = len(run.history)
+            history, seconds = len(run.history), set(run.seconds)
             row = self._computed(arm)
-            kept = {"row": row, "stage": run.stages[arm.name], "history": run.history[first:]}
-            store.write_text(path, json.dumps(kept | {"seconds": run.seconds.get(arm.name)}) + "\n")
+            kept = {
+                "row": row, "stage": run.stages[arm.name], "history": run.history[history:],
+                "seconds": {name: spent for name, spent in run.seconds.items() if name not in seconds},
+            }  # fmt: skip
+            store.write_text(path, json.dumps(kept) + "\n")
             return row
         kept = json.loads(path.read_text(encoding="utf-8"))
         run.stages[arm.name] = kept["stage"]
         run.history += kept["history"]
-        if kept["seconds"] is not None:
-            run.seconds[arm.name] = kept["seconds"]
+        run.seconds |= kept["seconds"]
         row = kept["row"]
         return dict(row)
 
@@ -131,19 +133,19 @@ class Bench:
         if arm.method == "searched":  # one PruningNet serves every budget; each arm has to pay for it
             net = self.proxy.net
             seconds, images = run.seconds["PruningNet"], self._images(run.config["search"]["recipe"], net)
-        started = time.perf_counter()
         model, steps, knobs = copy.deepcopy(self.original), list[Step](), list[str]()
         parts = max(1, len(arm.wanted))
         for number in range(parts):
             if number < len(arm.wanted):
-                model = model.cpu()
+                started, model = time.perf_counter(), model.cpu()
                 steps.append(self._resolved(model, *arm.wanted[number]))
                 knobs.append(in_words(model, steps[-1]))
                 model = applied(model, steps[-1], self.shape, run.seed, run.config["iterations"])
+                seconds += time.perf_counter() - started
             if arm.random:
                 initialize(model, run.seed + FRESH)
             images += self._taught(arm, model, parts)
-        seconds += time.perf_counter() - started
+        seconds += run.seconds.get(arm.name, 0.0)
         accuracy = run.stage(arm.name, model)
         if arm.teaching == "generator" and at_chance(accuracy, self.data.classes):
             run.status = "collapsed"
