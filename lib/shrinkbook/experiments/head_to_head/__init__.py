@@ -17,6 +17,8 @@ from shrinkbook.experiments.head_to_head.tables import (
     knobs_table,
     order_table,
     runs_table,
+    seen,
+    upper_part,
 )
 from shrinkbook.experiments.head_to_head.timing import timed
 from shrinkbook.experiments.head_to_head.train import compared
@@ -37,7 +39,9 @@ __all__ = [
     "record",
     "runs",
     "runs_table",
+    "seen",
     "timed",
+    "upper_part",
 ]
 
 EIGHTHS = [n / 8 for n in range(1, 9)]
@@ -111,7 +115,6 @@ _ALL = [
 ]  # fmt: skip
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
-COMPARISONS = {"quick": "head_to_head.digits", "standard": "head_to_head.resnet20_100steps"}
 
 
 def runs(

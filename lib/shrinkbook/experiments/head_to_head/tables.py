@@ -13,7 +13,6 @@ from shrinkbook.experiments.head_to_head.timing import DENSE
 
 Run = Mapping[str, Any]
 Row = Mapping[str, Any]
-CONTROLS = ("original", "tuned", "thin")
 
 
 def arms_table(runs: Sequence[Run], timings: Sequence[Run] = (), combined: bool = False) -> pd.DataFrame:
@@ -51,8 +50,7 @@ def order_table(runs: Sequence[Run]) -> pd.DataFrame:
         names = [arm.name for arm in _arms(runs) if arm.removed == removed and arm.method not in COMBINED]
         (pruned,) = [name for name in names if name.startswith("pruned ")]
         for name in sorted(names, key=lambda name: -accuracy(runs, name).mean):
-            gaps = [run["measurements"]["arms"] for run in runs]
-            gap = estimate([one[name]["accuracy"] - one[pruned]["accuracy"] for one in gaps])
+            gap = _gap(runs, name, pruned)
             budget = f"{round(100 * (1 - removed))} % of the maps"
             word = "" if name == pruned else _word(gap)
             method = METHODS[_rows(runs)[name][0]["method"]].label
@@ -94,6 +92,35 @@ def frontier_picture(runs: Sequence[Run], timings: Sequence[Run] = (), lowest: f
     return figures.frontiers(panels, "test accuracy (%)")
 
 
+def upper_part(runs: Sequence[Run]) -> float:
+    """The lowest mean of the arms that had a budget and began with trained weights: where a closer look begins."""
+    chosen = [arm.name for arm in _arms(runs) if arm.removed and not arm.random and arm.method not in COMBINED]
+    return min(accuracy(runs, name).mean for name in chosen)
+
+
+def seen(runs: Sequence[Run]) -> str:
+    """What the runs say in sentences, as a Markdown list: each method against its control, budget by budget."""
+    every, lines = _arms(runs), [f"* Training as long alone: {_against(runs, 'tuned', 'original')}."]
+    for removed in runs[0]["config"]["removed"]:
+        own = {arm.method: arm for arm in every if arm.removed == removed and arm.method not in COMBINED}
+        for random, control in ((False, "pruned"), (True, "thin")):
+            others = [arm for method, arm in own.items() if arm.random == random and method != control]
+            others.sort(key=lambda arm: -accuracy(runs, arm.name).mean)
+            text = "; ".join(_against(runs, arm.name, own[control].name) for arm in others)
+            lines.append(f"* At {round(100 * (1 - removed))} % of the maps, against {METHODS[control].label}: {text}.")
+    combined = [arm for arm in every if arm.method in COMBINED]
+    text = "; ".join(_against(runs, arm.name, arm.alone[0]) for arm in combined)
+    return "\n".join([*lines, f"* Both steps against the first alone: {text}."])
+
+
+def _against(runs: Sequence[Run], name: str, other: str) -> str:
+    """A difference of two arms, seed by seed, in words."""
+    gap = _gap(runs, name, other)
+    (arm,) = [arm for arm in _arms(runs) if arm.name == name]
+    label, percent = METHODS[arm.method].label, f" ({round(100 * (1 - arm.removed))} %)" if arm.removed else ""
+    return f"{label}{percent if arm.method in COMBINED else ''} {_interval(gap, '+')} points, {_word(gap)}"
+
+
 def combinations_picture(runs: Sequence[Run]) -> figures.Picture:
     """Each combination beside the two methods it is made of."""
     chosen = [arm for arm in _arms(runs) if arm.method in COMBINED]
@@ -121,9 +148,7 @@ def combinations_table(runs: Sequence[Run]) -> pd.DataFrame:
         if arm.method in COMBINED:
             for name in (arm.name, *arm.alone):
                 found = every[name]
-                gaps = [run["measurements"]["arms"] for run in runs]
-                gap = estimate([one[arm.name]["accuracy"] - one[name]["accuracy"] for one in gaps])
-                against = "" if name == arm.name else _interval(gap, "+")
+                against = "" if name == arm.name else _interval(_gap(runs, arm.name, name), "+")
                 cost = [_share(found, original, column) for column in ("mac", "weights", "bytes")]
                 lines[arm.name, name] = [_interval(accuracy(runs, name)), *cost, against]
     frame = pd.DataFrame.from_dict(lines, orient="index")
@@ -144,6 +169,12 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
 def accuracy(runs: Sequence[Run], name: str) -> Estimate:
     """Test accuracy of an arm in percent, over the seeds."""
     return estimate([run["measurements"]["arms"][name]["accuracy"] for run in runs])
+
+
+def _gap(runs: Sequence[Run], name: str, other: str) -> Estimate:
+    """Difference in accuracy of two arms in points, taken seed by seed."""
+    rows = [run["measurements"]["arms"] for run in runs]
+    return estimate([row[name]["accuracy"] - row[other]["accuracy"] for row in rows])
 
 
 def _arms(runs: Sequence[Run]) -> list[Any]:
