@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from shrinkbook.experiments import catalogue, head_to_head, run
 from shrinkbook.experiments.head_to_head import accounting, forms, train
 from shrinkbook.experiments.head_to_head.arms import HALF, QUARTER, arms
 from shrinkbook.experiments.networks import NETS
+from shrinkbook.experiments.phone.subjects import named
 from shrinkbook.measure.cost import cost, state_bytes
 from shrinkbook.methods import tucker_layers
 from shrinkbook.methods.clustered_bytes import sizes
@@ -37,6 +38,18 @@ TINY: dict[str, Any] = {
 def digits() -> dict[str, Any]:
     """A comparison on digits at a budget that trains next to nothing."""
     return run.ensure(run.unit(catalogue.EXPERIMENTS, "head_to_head.digits", "quick", 0, TINY), "cpu")
+
+
+@pytest.fixture
+def few(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Leaves only these arms to be computed, in their order, in folders of the test's own; gives their names."""
+
+    def only(*names: str) -> list[str]:
+        chosen = [arm for arm in arms([HALF, QUARTER], 64) if arm.name in names]
+        monkeypatch.setattr(train, "arms", lambda removed, centroids: chosen)
+        return [arm.name for arm in chosen]
+
+    return only
 
 
 @pytest.fixture
@@ -155,7 +168,9 @@ def test_a_plain_file_is_the_state_and_a_header(network: nn.Module, tmp_path: Pa
 # training
 
 
-def test_arms_share_batches_and_fresh_arms_their_start(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_share_batches_and_fresh_arms_their_start(few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    few("original", "tuned", "pruned 50", "searched 50", "thin 50", "congruent 50", "lccl first", "pruned+clustered 50",
+        "pruned+congruent 50")  # fmt: skip
     seen: dict[str, list[torch.Tensor]] = {}
     started: dict[str, torch.Tensor] = {}
     plain = run.Context.train
@@ -179,7 +194,7 @@ def test_arms_share_batches_and_fresh_arms_their_start(scratch: Path, monkeypatc
     expected = torch.cat(seen["tuned"])
     assert len(seen["tuned"]) == 4 and rows["tuned"]["images"] == len(expected) == 64
     for name in rows:
-        if name not in ("original", "dafl 50", "dafl 25"):
+        if name != "original":
             halves = 2 if len(rows[name]["steps"]) == 2 else 1  # a combination begins the order again half-way
             batches = torch.cat(seen[name])
             assert torch.equal(batches, torch.cat([expected[: 64 // halves]] * halves)), name
@@ -189,12 +204,13 @@ def test_arms_share_batches_and_fresh_arms_their_start(scratch: Path, monkeypatc
     assert torch.equal(started["pruned 50"], started["pruned+congruent 50"])
 
 
-def test_a_stopped_run_goes_on_with_the_next_arm(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_with_the_next_arm(few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = few("original", "searched 50", "dafl 50", "searched 25", "pruned+tucker 25")
     unit = run.unit(catalogue.EXPERIMENTS, "head_to_head.digits", "quick", 0, TINY)
     computed, whole = list[str](), train.Bench._computed
 
     def stopping(self: train.Bench, arm: Any) -> dict[str, Any]:
-        if arm.name == "searched 50" and "searched 50" not in computed:
+        if arm.name == "dafl 50" and "dafl 50" not in computed:
             computed.append(arm.name)
             raise KeyboardInterrupt
         computed.append(arm.name)
@@ -204,21 +220,25 @@ def test_a_stopped_run_goes_on_with_the_next_arm(scratch: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         run.ensure(unit, "cpu")
     found = run.ensure(unit, "cpu")
-    assert [name for name in computed if computed.count(name) > 1] == ["searched 50"] * 2
-    assert list(found["measurements"]["arms"]) == [arm.name for arm in arms([HALF, QUARTER], 64)]
-    assert set(found["stages"]) >= set(found["measurements"]["arms"])
-    trained = {row["phase"] for row in found["history"]}
-    assert trained == {"PruningNet", *found["measurements"]["arms"]} - {"original"}
-    assert trained <= set(found["seconds"])
+    assert [name for name in computed if computed.count(name) > 1] == ["dafl 50"] * 2
+    assert list(found["measurements"]["arms"]) == names
+    assert set(found["stages"]) >= set(names)
+    trained = [row["phase"] for row in found["history"]]
+    assert set(trained) == {"PruningNet", *names} - {"original"} <= set(found["seconds"])
+    assert trained.count("searched 50") == trained.count("dafl 50") == SHORT["epochs"]
+    rows = found["measurements"]["arms"]
+    assert rows["searched 50"]["seconds"] > found["seconds"]["PruningNet"]
 
 
-def test_a_network_that_diverged_has_no_file_and_does_not_stop_the_others(scratch: Path) -> None:
+def test_a_network_that_diverged_has_no_file_and_does_not_stop_the_others(few: Any, digits: dict[str, Any]) -> None:
+    few("original", "pruned 50", "thin 50", "lccl both")
     wild = {**TINY, "tune": {**SHORT, "lr": 1e30}}
     found = run.ensure(run.unit(catalogue.EXPERIMENTS, "head_to_head.digits", "quick", 0, wild), "cpu")
     rows = found["measurements"]["arms"]
     assert rows["pruned 50"]["status"] == "collapsed" and rows["pruned 50"]["bytes"] is None
     assert rows["lccl both"]["zeros"] is None
     assert rows["thin 50"]["bytes"] and found["status"] == "finished"
+    found["measurements"]["arms"] = digits["measurements"]["arms"] | rows
     table = head_to_head.arms_table([found])
     assert table.loc["pruned 50", "bytes, %"] == "" and "at chance" in table.loc["pruned 50", "accuracy, %"]
     json.dumps(found, allow_nan=False)
@@ -279,6 +299,38 @@ def test_tables_show_means_with_intervals_and_pairs(digits: dict[str, Any]) -> N
     groups = len(head_to_head.combinations_picture([digits, other]).axes[0].get_xticks())
     assert groups == len(head_to_head.arms_table([digits], combined=True)) == 5
     assert list(head_to_head.runs_table([digits])["run file"]) == [digits["run_id"]]
+
+
+def test_sentences_are_computed_from_the_runs(digits: dict[str, Any]) -> None:
+    other = json.loads(json.dumps(digits))
+    for run_ in (digits, other):
+        rows = run_["measurements"]["arms"]
+        rows["tucker 25"]["accuracy"] = rows["pruned 25"]["accuracy"] - 7.5
+        rows["searched 50"]["accuracy"] = rows["thin 50"]["accuracy"] + 3
+    text = head_to_head.seen([digits, other])
+    assert "against filter pruning" in text and "Tucker-2 -7.50 (-7.50 to -7.50) points, below 0" in text
+    assert "MetaPruning +3.00 (+3.00 to +3.00) points, above 0" in text
+    trained = [f"{method} {left}" for method in ("pruned", "clustered", "tucker") for left in (50, 25)]
+    lowest = min(digits["measurements"]["arms"][name]["accuracy"] for name in trained)
+    assert head_to_head.upper_part([digits]) == lowest
+
+
+def test_times_of_a_phone_get_a_column_by_shape(digits: dict[str, Any]) -> None:
+    row = {"precision": "fp32", "ratio": {"median": 1.6}, "model": "pruned 50"}
+    slow = [{**row, "precision": "fp16"}, {**row, "model": "tucker 50", "ratio": None}]
+    phone_run = {"measurements": {"rows": [row, *slow]}}
+    column = head_to_head.arms_table([digits], phone=phone_run)["phone's time, %"]
+    assert {name for name, value in column.items() if value == "62"} == {
+        "pruned 50", "thin 50", "congruent 50", "dafl 50"
+    }  # fmt: skip
+    assert column["tucker 50"] == column["original"] == ""
+
+
+def test_forms_that_a_phone_measures_are_those_of_the_arms() -> None:
+    forms_ = named("head to head", 0)
+    table = accounting.forms_table(forms_["original"][0], (3, 32, 32), [HALF, QUARTER], 64)
+    assert len(forms_) == catalogue.EXPERIMENTS["phone.head_to_head"].configs["standard"]["networks"]
+    assert all(forms.mac_of(*form) == table.loc[name, "MAC"] for name, form in forms_.items())
 
 
 def test_arms_of_combinations_need_their_budgets() -> None:

@@ -69,7 +69,9 @@ def reproduce(options: argparse.Namespace) -> int:
     def execute(key: str) -> str | None:
         source = notebooks.paths(catalogue.NOTEBOOKS)[key]
         started = time.monotonic()
-        given = {"start": {}, "phone": {"where": where}}.get(key, parameters)
+        given = {"start": {}, "phone": {"where": where}, "head_to_head": {**parameters, "where": where}}.get(
+            key, parameters
+        )
         problem = notebooks.execute(
             source, store.results_dir(profile.name) / "notebooks" / source.name, profile.name, given
         )

@@ -1,5 +1,6 @@
 """Tables and figures over seeds: what each arm costs and reaches, with 90 % t-intervals; nothing is judged."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,16 @@ Run = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
-def arms_table(runs: Sequence[Run], timings: Sequence[Run] = (), combined: bool = False) -> pd.DataFrame:
+def arms_table(
+    runs: Sequence[Run], timings: Sequence[Run] = (), combined: bool = False, phone: Run | None = None
+) -> pd.DataFrame:
     """One line an arm: knob, accuracy, what is left of the original's cost, and what the training took.
 
     Args:
         runs: of one comparison, a seed each.
         timings: of its forms, for the column of latency.
         combined: the combinations instead of the methods.
+        phone: a phone's run of ``phone.head_to_head``, for a column of its times.
     """
     rows = {name: found for name, found in _rows(runs).items() if (found[0]["method"] in COMBINED) == combined}
     original = _rows(runs)["original"][0]
@@ -37,7 +41,21 @@ def arms_table(runs: Sequence[Run], timings: Sequence[Run] = (), combined: bool 
             *(_share(found, original, column) for column in ("mac", "weights", "bytes")),
             _time(timings, name), images, f"{np.mean([row['seconds'] for row in found]):.1f}",
         ]  # fmt: skip
-    return pd.DataFrame.from_dict(lines, orient="index", columns=columns).rename_axis("arm")
+    table = pd.DataFrame.from_dict(lines, orient="index", columns=columns).rename_axis("arm")
+    if phone:
+        table.insert(columns.index("images"), "phone's time, %", on_phone(runs, phone))
+    return table
+
+
+def on_phone(runs: Sequence[Run], phone: Run) -> pd.Series:
+    """Times on a phone as percentages of the original's, by arm; arms of one shape share theirs."""
+    rows = {name: found[0] for name, found in _rows(runs).items()}
+    times = {
+        json.dumps(rows[row["model"]]["steps"]): f"{100 / row['ratio']['median']:.0f}"
+        for row in phone["measurements"]["rows"]
+        if row["precision"] == "fp32" and row["ratio"]
+    }
+    return pd.Series({name: times.get(json.dumps(row["steps"]), "") for name, row in rows.items()})
 
 
 def order_table(runs: Sequence[Run]) -> pd.DataFrame:
