@@ -56,8 +56,5 @@ def forms_picture(forms: pd.DataFrame) -> figures.Picture:
     for method, rows in forms.drop_duplicates(["MAC", "bytes"]).groupby("method", sort=False):
         x, y = (100 * rows[column] / original[column] for column in ("MAC", "bytes"))
         points[str(method)] = (x.tolist(), y.tolist())
-    return figures.curves(
-        {"what is left": points},
-        "multiply-accumulates (% of the original's)",
-        "bytes of the file (% of the original's)",
-    )
+    labels = "multiply-accumulates (% of the original's)", "bytes of the file (% of the original's)"
+    return figures.curves({"what is left": points}, *labels, ylim=(0, 115))

@@ -14,6 +14,13 @@ from shrinkbook.experiments.head_to_head.timing import DENSE
 
 Run = Mapping[str, Any]
 Row = Mapping[str, Any]
+_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _AMBER, _BLACK, _GREY = figures.COLOURS
+STYLES = {  # colour and marker: controls without colour, the two ways to ranks in one
+    "original": (_BLACK, "*"), "tuned": (_BLACK, "s"), "thin": (_GREY, "^"), "pruned": (_BLUE, "o"),
+    "clustered": (_GREEN, "v"), "tucker": (_ORANGE, "D"), "vbmf": (_ORANGE, "x"), "lccl": (_PINK, "<"),
+    "searched": (_SKY, "h"), "dafl": ("#882255", "P"), "congruent": (_AMBER, ">"),
+}  # fmt: skip
+COSTS = {"mac": "MAC", "bytes": "bytes"}
 
 
 def arms_table(
@@ -92,10 +99,14 @@ def frontier_picture(runs: Sequence[Run], timings: Sequence[Run] = (), lowest: f
     """
     every, panels = _rows(runs), dict[str, dict[str, figures.Curve]]()
     original = every["original"][0]
-    for column, title in (("mac", "multiply-accumulates"), ("bytes", "bytes of the file"), ("time", "time, batch 1")):
+    for column, title in (
+        ("mac", "multiply-accumulates"),
+        ("bytes", "bytes of the file"),
+        ("time", "time of one image"),
+    ):
         if column == "time" and not timings:
             continue
-        panel = panels.setdefault(f"{title} (% of the original's)", {})
+        panel = panels.setdefault(f"{title} (%)", {})
         for method in (name for name in METHODS if name not in COMBINED):
             names = [name for name, rows in every.items() if rows[0]["method"] == method]
             points = [
@@ -106,8 +117,9 @@ def frontier_picture(runs: Sequence[Run], timings: Sequence[Run] = (), lowest: f
                 is not None
             ]
             if points:
-                panel[METHODS[method].label] = tuple(zip(*sorted(points), strict=True))
-    return figures.frontiers(panels, "test accuracy (%)")
+                panel[METHODS[method].label] = tuple(zip(*points, strict=True))
+    styles = {METHODS[method].label: style for method, style in STYLES.items()}
+    return figures.frontiers(panels, "test accuracy (%)", styles)
 
 
 def upper_part(runs: Sequence[Run]) -> float:
@@ -149,13 +161,13 @@ def combinations_picture(runs: Sequence[Run]) -> figures.Picture:
     groups = []
     for arm in chosen:
         original, own = every["original"][0], every[arm.name]
-        cost = f"{_share(own, original, 'mac')} % MAC, {_share(own, original, 'bytes')} % bytes"
-        groups.append(f"{METHODS[arm.method].label}\n{cost}")
+        cost = [f"{_share(own, original, column, 0)} % of the {unit}" for column, unit in COSTS.items()]
+        groups.append("\n".join([*METHODS[arm.method].label.split(", "), *cost]))
         for name, (means, halves) in zip((*arm.alone, arm.name), series.values(), strict=True):
             found = accuracy(runs, name)
             means.append(found.mean)
             halves.append(found.interval()[1] - found.mean)
-    return figures.bars(groups, dict(series), "test accuracy (%)")
+    return figures.bars(groups, dict(series), "test accuracy (%)", points=True)
 
 
 def combinations_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -210,9 +222,9 @@ def _ratio(found: Sequence[Row], original: Row, column: str) -> float | None:
     return None if None in values else 100 * float(np.mean(values)) / original[column]
 
 
-def _share(found: Sequence[Row], original: Row, column: str) -> str:
+def _share(found: Sequence[Row], original: Row, column: str, digits: int = 1) -> str:
     share = _ratio(found, original, column)
-    return "" if share is None else f"{share:.1f}"
+    return "" if share is None else f"{share:.{digits}f}"
 
 
 def _left(timings: Sequence[Run], name: str) -> float | None:
