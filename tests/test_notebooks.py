@@ -90,10 +90,9 @@ def test_parameters_that_reproduce_passes_exist(key):
     assert "profile" in papermill.inspect_notebook(str(SOURCES["start"]))
 
 
-def test_parameters_of_the_notebooks_of_no_paper_exist():
+def test_parameters_of_the_comparison_exist():
     comparison = papermill.inspect_notebook(str(SOURCES["head_to_head"]))
     assert {"profile", "seeds", "device", "where"} <= set(comparison)
-    assert {"profile", "where"} <= set(papermill.inspect_notebook(str(SOURCES["phone"])))
     assert all(parameter["help"] for parameter in comparison.values())
 
 
