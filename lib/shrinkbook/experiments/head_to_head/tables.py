@@ -49,8 +49,10 @@ def arms_table(
             _time(timings, name), images, f"{np.mean([row['seconds'] for row in found]):.1f}",
         ]  # fmt: skip
     table = pd.DataFrame.from_dict(lines, orient="index", columns=columns).rename_axis("arm")
+    if not timings:
+        del table["time, %"]
     if phone:
-        table.insert(columns.index("images"), "phone's time, %", on_phone(runs, phone))
+        table.insert(table.columns.get_loc("images"), "phone's time, %", on_phone(runs, phone))
     return table
 
 
