@@ -52,7 +52,7 @@ def arms_table(
     if not timings:
         del table["time, %"]
     if phone:
-        table.insert(table.columns.get_loc("images"), "phone's time, %", on_phone(runs, phone))
+        table.insert(list(table.columns).index("images"), "phone's time, %", on_phone(runs, phone))
     return table
 
 
