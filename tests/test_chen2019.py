@@ -11,8 +11,8 @@ from conftest import paths_of
 from shrinkbook import nets
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
-from shrinkbook.experiments import catalogue, chen2019
-from shrinkbook.experiments.chen2019 import arms, images, look, loop
+from shrinkbook.experiments import catalogue, chen2019, loop
+from shrinkbook.experiments.chen2019 import arms, images, look
 from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.measure.cost import cost
 from shrinkbook.measure.operations import operations

@@ -46,7 +46,7 @@ def house(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(store, "root", lambda: folder)
     name = "li2017.cost"
     monkeypatch.setattr(catalogue, "PAPERS", {"li2017": {name: catalogue.EXPERIMENTS[name]}})
-    monkeypatch.setattr(catalogue.phone, "EXPERIMENTS", {})
+    monkeypatch.setattr(catalogue, "OTHERS", {})
     (folder / "README.md").write_text(report.readme_block(f"# House\n{report.BEGIN}\n{report.END}\n", cli._front()))
     return folder
 

@@ -90,6 +90,12 @@ def test_parameters_that_reproduce_passes_exist(key):
     assert "profile" in papermill.inspect_notebook(str(SOURCES["start"]))
 
 
+def test_parameters_of_the_comparison_exist():
+    comparison = papermill.inspect_notebook(str(SOURCES["head_to_head"]))
+    assert {"profile", "seeds", "device", "where"} <= set(comparison)
+    assert all(parameter["help"] for parameter in comparison.values())
+
+
 def test_stripped_half_executed_and_failed_notebooks_are_found(tmp_path):
     assert "not executed in order" in (notebooks.complaint(write(tmp_path / "stripped.ipynb", "1", "2")) or "")
     half = nbformat.read(write(tmp_path / "half.ipynb", "1", "2", executed=True), as_version=4)

@@ -303,7 +303,7 @@ def test_without_the_extra_plain_torch_stands_in(scratch: Path) -> None:
 
 
 def test_a_plan_says_what_the_extra_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
     assert catalogue.left_out(None, "quick", "cpu") == {"phone.resnet20": "needs `make phone-extra`"}
     assert "phone.resnet20" not in catalogue.left_out(["li2017"], "quick", "cpu")
 

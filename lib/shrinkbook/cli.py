@@ -64,12 +64,14 @@ def reproduce(options: argparse.Namespace) -> int:
         say(f"adopted {len(adopted)} runs into {store.record_dir()}")
     say("executing the notebooks")
     parameters: dict[str, Any] = {"seeds": options.seeds, "device": device}
-    extra = [] if options.papers and not options.phone else ["phone"]
+    extra = list(catalogue.OTHERS) if not options.papers else ["phone"] if options.phone else []
 
     def execute(key: str) -> str | None:
         source = notebooks.paths(catalogue.NOTEBOOKS)[key]
         started = time.monotonic()
-        given = {"start": {}, "phone": {"where": where}}.get(key, parameters)
+        given = {"start": {}, "phone": {"where": where}, "head_to_head": {**parameters, "where": where}}.get(
+            key, parameters
+        )
         problem = notebooks.execute(
             source, store.results_dir(profile.name) / "notebooks" / source.name, profile.name, given
         )

@@ -24,10 +24,11 @@ def folder() -> Path:
 
 
 def paths(keys: Mapping[str, str]) -> dict[str, Path]:
-    """Notebook by paper key; ``start`` is the one that opens the suite, ``phone`` the one about latency on a phone."""
+    """Notebook by paper key; ``start`` opens the suite, ``head_to_head`` compares all, ``phone`` is about latency."""
     return {
         "start": folder() / "00_start_here.ipynb",
         **{key: folder() / f"{name}.ipynb" for key, name in keys.items()},
+        "head_to_head": folder() / "08_head_to_head.ipynb",
         "phone": folder() / "09_mobile_latency.ipynb",
     }
 

@@ -165,6 +165,12 @@ def source(*things: Callable[..., Any]) -> Code:
     return Code("\n\n".join(inspect.getsource(thing) for thing in things), language="python")
 
 
+def shown(picture: figures.Picture, profile: str, group: str, name: str, caption: str) -> None:
+    """Keep a figure that belongs to no paper in results/, and show it with its caption, which begins with ``**``."""
+    figures.save(picture, profile, group, name, caption)
+    display(picture, Markdown(caption))
+
+
 def left_aligned_tables() -> HTML:
     """Tables of words read better from the left."""
     return HTML("<style>table.dataframe td, table.dataframe th {text-align: left !important}</style>")

@@ -91,8 +91,36 @@ def curves(
     return figure
 
 
+def frontiers(panels: Mapping[str, Mapping[str, Curve]], ylabel: str, styles: Mapping[str, tuple[str, str]]) -> Picture:
+    """Methods in panels side by side: points with bars for their intervals, joined in their order.
+
+    Args:
+        panels: quantity and unit of x -> label -> (x, y, low, high).
+        ylabel: quantity and unit of y, which the panels share.
+        styles: colour and marker of every label, in the order of the legend.
+    """
+    figure = Picture(figsize=(WIDTH, 4.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for axis, (xlabel, panel) in zip(axes, panels.items(), strict=True):
+        for label, (x, y, low, high) in panel.items():
+            colour, marker = styles[label]
+            reach = [np.subtract(y, low), np.subtract(high, y)]
+            handles[label] = axis.errorbar(
+                x, y, reach, color=colour, marker=marker, markersize=5, linewidth=1, capsize=2, elinewidth=1
+            )
+        _tidy(axis, "", xlabel, "")
+    axes[0].set_ylabel(ylabel)
+    known = [label for label in styles if label in handles]
+    figure.legend([handles[label] for label in known], known, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
 def bars(
-    groups: Sequence[str], series: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]], ylabel: str
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]],
+    ylabel: str,
+    points: bool = False,
 ) -> Picture:
     """Grouped bars, one group a name and one bar a series; a pair (values, errors) adds error bars.
 
@@ -100,6 +128,7 @@ def bars(
         groups: names under the axis.
         series: label (such as `paper`, `ours`) to values, or to (values, half-widths); NaN leaves a gap.
         ylabel: quantity and unit.
+        points: markers instead of bars, on an axis that does not begin at 0: for values whose differences matter.
     """
     figure = Picture(figsize=(WIDTH, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -107,9 +136,13 @@ def bars(
     for index, (label, entry) in enumerate(series.items()):
         values, errors = entry if isinstance(entry, tuple) else (entry, None)
         left = place + (index - (len(series) - 1) / 2) * width
-        axis.bar(left, values, width * 0.92, yerr=errors, capsize=3, label=label, color=COLOURS[index % len(COLOURS)])
+        colour = COLOURS[index % len(COLOURS)]
+        if points:
+            axis.errorbar(left, values, errors, fmt=MARKERS[index], capsize=3, label=label, color=colour)
+        else:
+            axis.bar(left, values, width * 0.92, yerr=errors, capsize=3, label=label, color=colour)
     _tidy(axis, "", "", ylabel)
-    long = max(map(len, groups)) * len(groups) > 90
+    long = max(len(line) for group in groups for line in group.split("\n")) * len(groups) > 90
     axis.set_xticks(place, groups, rotation=25 if long else 0, ha="right" if long else "center")
     axis.grid(visible=False, axis="x")
     figure.legend(loc="outside upper center", ncols=len(series), fontsize=8)

@@ -1,13 +1,22 @@
-"""Every paper's experiments in one place: seven papers, seven imports."""
+"""Every paper's experiments in one place, and those of no paper: seven papers, seven imports."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shrinkbook.experiments import chen2019, dong2017, kim2016, li2017, liu2019, peng2019, phone, profiles, son2018
-from shrinkbook.experiments.run import Experiment, Unit, seeds_of, unit
-from shrinkbook.training import weights
+from shrinkbook.experiments import (
+    chen2019,
+    dong2017,
+    head_to_head,
+    kim2016,
+    li2017,
+    liu2019,
+    peng2019,
+    phone,
+    profiles,
+    son2018,
+)
+from shrinkbook.experiments.run import Experiment, Unit, obstacle, seeds_of, unit
 
 PAPERS: dict[str, dict[str, Experiment]] = {
     "li2017": li2017.EXPERIMENTS,
@@ -27,9 +36,12 @@ NOTEBOOKS = {
     "chen2019": "06_dafl",
     "peng2019": "07_correlation_congruence",
 }
+OTHERS: dict[str, dict[str, Experiment]] = {  # no paper's: they have no claims of their own
+    "head_to_head": head_to_head.EXPERIMENTS,
+    "phone": phone.EXPERIMENTS,
+}
 EXPERIMENTS: dict[str, Experiment] = {
-    **{name: one for paper in PAPERS.values() for name, one in paper.items()},
-    **phone.EXPERIMENTS,  # no paper's: it has no claims of its own
+    name: one for group in [*PAPERS.values(), *OTHERS.values()] for name, one in group.items()
 }
 
 
@@ -56,7 +68,7 @@ def units(
     """Every run of the papers in a profile, parents before children.
 
     Args:
-        wanted: keys of papers; without any, all of them and what no paper owns (latency as on a phone).
+        wanted: keys of papers; without any, all of them and what no paper owns.
         device: ``cpu`` or ``cuda`` of this machine, without what it cannot run (see :func:`obstacle`); None for all.
 
     Raises:
@@ -72,17 +84,6 @@ def units(
     ]
 
 
-def obstacle(experiment: Experiment, device: str) -> str:
-    """Why an experiment is not in a plan for this machine, empty if it is."""
-    if experiment.gpu and device == "cpu":
-        return "needs a GPU"
-    missing = [name for name in experiment.needs if not weights.PUBLIC[name].path.exists()]
-    found = [f"needs `make data DATA={name}`" for name in missing]
-    if any(importlib.util.find_spec(package) is None for package in experiment.packages):
-        found.append("needs `make phone-extra`")
-    return " and ".join(found)
-
-
 def left_out(wanted: Sequence[str] | None, profile: str, device: str) -> dict[str, str]:
     """Experiments of the profile that this machine cannot run, and why."""
     found = {e.name: obstacle(e, device) for e in _experiments(wanted) if profile in e.configs}
@@ -91,4 +92,4 @@ def left_out(wanted: Sequence[str] | None, profile: str, device: str) -> dict[st
 
 def _experiments(wanted: Sequence[str] | None) -> list[Experiment]:
     chosen = [experiment for key in papers(wanted) for experiment in PAPERS[key].values()]
-    return chosen if wanted else [*chosen, *phone.EXPERIMENTS.values()]
+    return chosen if wanted else [*chosen, *(one for group in OTHERS.values() for one in group.values())]

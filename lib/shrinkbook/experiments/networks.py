@@ -18,6 +18,11 @@ def digits_resnet() -> nets.ResNet:
     return nets.ResNet((3, 3, 3), (8, 16, 32), in_channels=1)
 
 
+def digits_resnet8() -> nets.ResNet:
+    """Three residual blocks for digits, half as wide as the CIFAR networks: small, and every method can take it."""
+    return nets.ResNet((1, 1, 1), (8, 16, 32), in_channels=1)
+
+
 def digits_preact() -> nets.PreactResNet:
     """Two pre-activation blocks for digits in the widths of CIFAR networks; a third stage would leave maps of 2x2."""
     return nets.PreactResNet((1, 1), (16, 32), in_channels=1)
@@ -75,6 +80,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "digits VGG": digits_vgg,
     "digits pre-activation ResNet": digits_preact,
     "digits ResNet": digits_resnet,
+    "digits ResNet-8": digits_resnet8,
     "digits ResNet with projections": digits_projection,
     "digits teacher": digits_teacher,
     "digits student": digits_student,

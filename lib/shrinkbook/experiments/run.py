@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from shrinkbook.experiments import profiles
 from shrinkbook.experiments.provenance import provenance, remember_source
 from shrinkbook.measure.cost import cost, state_bytes
 from shrinkbook.measure.energy import meter
-from shrinkbook.training import checkpoint, data
+from shrinkbook.training import checkpoint, data, weights
 from shrinkbook.training.batches import Sampler
 from shrinkbook.training.evaluate import Evaluation, evaluate, evaluate_batches, evaluation_batches, through
 from shrinkbook.training.fit import Objective, cross_entropy, fit
@@ -295,6 +296,17 @@ def ensure(wanted: Unit, device: str | None = None, progress: Progress | None = 
         run = _execute(wanted, device, progress)
         store.write(run, store.runs_dir())
     return run
+
+
+def obstacle(experiment: Experiment, device: str) -> str:
+    """Why an experiment is not in a plan for this machine, empty if it is."""
+    if experiment.gpu and device == "cpu":
+        return "needs a GPU"
+    missing = [name for name in experiment.needs if not weights.PUBLIC[name].path.exists()]
+    found = [f"needs `make data DATA={name}`" for name in missing]
+    if any(importlib.util.find_spec(package) is None for package in experiment.packages):
+        found.append("needs `make phone-extra`")
+    return " and ".join(found)
 
 
 def resolve_device(profile: str, device: str | None) -> str:

@@ -2,7 +2,8 @@
 
 import base64
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,12 @@ from torch import Tensor, nn
 
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.run import Context
+from shrinkbook.methods.lccl import LCCLConv2d, gates, with_zeros
+from shrinkbook.methods.metapruning import PruningNet
+from shrinkbook.methods.metapruning_space import Genes
 from shrinkbook.nets import initialize
+from shrinkbook.training.data import DataSet
+from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
 
 
 def baseline(run: Context) -> None:
@@ -57,6 +63,27 @@ def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
     return [round(float(value), digits) for value in values]
 
 
+@dataclass
+class Proxy:
+    """Accuracy of a width vector with generated weights: batch norms measured afresh, then held-out images."""
+
+    net: PruningNet
+    data: DataSet
+    images: int
+    device: str
+    threads: int = 1
+
+    def __call__(self, genes: Genes) -> float:
+        return self.both(genes)[1]
+
+    def both(self, genes: Genes) -> tuple[float, float]:
+        """The same before and after batch norms are measured."""
+        candidate = self.net.candidate(genes)
+        before = evaluate(candidate, self.data, self.device).accuracy
+        recalibrate_batch_norm(candidate, self.data, self.images, self.device)
+        return before, evaluate(candidate, self.data, self.device).accuracy
+
+
 def layer_inputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     """What every module reads when the network sees ``image``, by module path."""
     seen: dict[str, Tensor] = {}
@@ -70,3 +97,11 @@ def layer_inputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     for handle in handles:
         handle.remove()
     return seen
+
+
+def close(gated: nn.Module, x: Tensor, zeros: Mapping[str, float]) -> None:
+    """Shift every gate of a network, first to last, until it is 0 at its share of the positions on these images."""
+    for path in gates(gated):
+        layer = gated.get_submodule(path)
+        assert isinstance(layer, LCCLConv2d)
+        gated.set_submodule(path, with_zeros(layer, layer_inputs(gated, x)[path], zeros[path]))

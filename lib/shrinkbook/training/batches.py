@@ -35,6 +35,11 @@ def uniform(indices: Tensor, generator: torch.Generator, batch: int) -> Sequence
     return indices[torch.randperm(len(indices), generator=generator)].split(batch)
 
 
+def shortened(batch: int, steps: int) -> Sampler:
+    """A sampler of short epochs: the first ``steps`` batches of a random order, fewer if there are no more images."""
+    return lambda indices, generator: uniform(indices, generator, batch)[:steps]
+
+
 def batches(
     data: DataSet, indices: Tensor, recipe: Recipe, seed: int, epoch: int, sampler: Sampler | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from shrinkbook.experiments.chen2019.images import alternative, resized
 from shrinkbook.experiments.chen2019.look import agreement, class_means, likeness, matched, picture
-from shrinkbook.experiments.chen2019.loop import Arm, Steps
+from shrinkbook.experiments.loop import Arm, Steps, fresh_generator
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.run import Context
 from shrinkbook.methods.dafl import Generator, Teacher, Weights
@@ -178,15 +178,6 @@ def frozen(run: Context, model: nn.Module) -> Teacher:
 def fresh_student(run: Context) -> nn.Module:
     """The same starting weights in every arm of a seed; not those of the teacher's seed."""
     return initialize(NETS[run.config["student"]](), run.seed + 1000).to(run.device)
-
-
-def fresh_generator(run: Context) -> Generator:
-    """PyTorch's own starting weights: those of :func:`initialize` would saturate the tanh before the last layer."""
-    assert run.data is not None
-    channels, side = run.data.x_test.shape[1:3]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed + 2000)
-        return Generator(side, channels, run.config["latent"], run.config["width"]).to(run.device)
 
 
 def weighed(settings: dict[str, float], on: tuple[bool, bool, bool]) -> Weights:

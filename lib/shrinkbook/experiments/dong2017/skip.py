@@ -11,7 +11,7 @@ from torch import nn
 from shrinkbook import nets
 from shrinkbook.evidence import claims
 from shrinkbook.experiments.run import Context
-from shrinkbook.experiments.steps import layer_inputs
+from shrinkbook.experiments.steps import close
 from shrinkbook.measure.latency import in_mode, latency, saved
 from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, gates, responses, with_zeros
 from shrinkbook.methods.lccl_saving import overhead, saving
@@ -85,7 +85,7 @@ def network_speed(run: Context) -> None:
         plain = initialize(nets.preact_resnet_imagenet(depth), run.seed).eval()
         gated = add_lccl(plain, hard=True, seed=run.seed + 1000)
         zeros = zeros_for(gated, shape, printed / 100)
-        close(gated, x, zeros)
+        close(gated, x, dict.fromkeys(gates(gated), zeros))
         models = {
             "im2col in blocks": dense_twin(plain, gates(gated), Im2colConv),
             "im2col at once": dense_twin(plain, gates(gated), WholeIm2colConv), "framework": plain,
@@ -111,14 +111,6 @@ def zeros_for(gated: nn.Module, shape: tuple[int, ...], removed: float) -> float
     """The share of zeros, the same in every gate, at which a network saves this share of its multiply-accumulates."""
     none, every = (saving(gated, shape, dict.fromkeys(gates(gated), share)).removed for share in (0.0, 1.0))
     return (removed - none) / (every - none)
-
-
-def close(gated: nn.Module, x: torch.Tensor, zeros: float) -> None:
-    """Shift every gate of a network, first to last, until it is 0 at this share of its positions on these images."""
-    for path in gates(gated):
-        layer = gated.get_submodule(path)
-        assert isinstance(layer, LCCLConv2d)
-        gated.set_submodule(path, with_zeros(layer, layer_inputs(gated, x)[path], zeros))
 
 
 def dense_twin(plain: nn.Module, paths: Iterable[str], form: Callable[[nn.Conv2d, str], nn.Module]) -> nn.Module:

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from shrinkbook.evidence import store
-from shrinkbook.experiments.liu2019.prune import Proxy, _resumed
+from shrinkbook.experiments.liu2019.prune import _resumed
 from shrinkbook.experiments.liu2019.spaces import SPACES, load_vector, save_vector
 from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.steps import Proxy
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
 from shrinkbook.methods.metapruning_search import Fitness

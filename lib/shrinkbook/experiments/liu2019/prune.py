@@ -18,7 +18,7 @@ from scipy import stats
 from shrinkbook.evidence import store
 from shrinkbook.experiments.liu2019.spaces import SPACES, downsampling, load_vector, save_vector
 from shrinkbook.experiments.run import Context
-from shrinkbook.experiments.steps import rounded
+from shrinkbook.experiments.steps import Proxy, rounded
 from shrinkbook.measure.cost import cost
 from shrinkbook.measure.lookup import measure_table
 from shrinkbook.methods.metapruning import PruningNet
@@ -28,30 +28,8 @@ from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
 from shrinkbook.nets import initialize
 from shrinkbook.training.batches import split_validation
 from shrinkbook.training.data import DataSet
-from shrinkbook.training.evaluate import evaluate, recalibrate_batch_norm
 
 TOP = 10  # vectors of a search whose widths are looked at
-
-
-@dataclass
-class Proxy:
-    """Accuracy of a width vector with generated weights: batch norms measured afresh, then held-out images."""
-
-    net: PruningNet
-    data: DataSet
-    images: int
-    device: str
-    threads: int = 1
-
-    def __call__(self, genes: Genes) -> float:
-        return self.both(genes)[1]
-
-    def both(self, genes: Genes) -> tuple[float, float]:
-        """The same before and after batch norms are measured."""
-        candidate = self.net.candidate(genes)
-        before = evaluate(candidate, self.data, self.device).accuracy
-        recalibrate_batch_norm(candidate, self.data, self.images, self.device)
-        return before, evaluate(candidate, self.data, self.device).accuracy
 
 
 def searched(run: Context) -> None:

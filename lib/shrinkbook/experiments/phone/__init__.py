@@ -55,6 +55,7 @@ BUDGET: dict[str, Any] = {
 SETS = {
     "resnet20": ("ResNet-20", 2, 30),
     "resnet20_forms": ("forms of ResNet-20", 4, 70),
+    "head_to_head": ("head to head", 6, 110),
     "lccl": ("LCCL", 2, 35),
     "vgg16_cifar": ("VGG-16 for CIFAR", 2, 40),
     "resnet56": ("ResNet-56", 3, 60),

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from shrinkbook import nets
 from shrinkbook.evidence import store
+from shrinkbook.experiments.head_to_head.accounting import built
+from shrinkbook.experiments.head_to_head.arms import HALF as HALF_GONE
+from shrinkbook.experiments.head_to_head.arms import QUARTER as QUARTER_LEFT
 from shrinkbook.experiments.kim2016.cost import ORIGINALS, RANKS, compressed
 from shrinkbook.experiments.li2017.models import INPUTS, PRUNED, by_stage
 from shrinkbook.experiments.networks import NETS
@@ -62,6 +65,14 @@ def _forms(net: str, seed: int) -> Named:
         ],
     }
     return {name: (module, CIFAR) for name, module in forms.items()}
+
+
+def _head_to_head(net: str, seed: int) -> Named:
+    """The forms of the head-to-head that are plain smaller networks, by the names of its arms."""
+    base = initialize(NETS["ResNet-20"](), seed).eval()
+    chosen = ("pruned 50", "tucker 50", "pruned 25", "tucker 25", "pruned+tucker 25")
+    forms = {arm.name: form for arm, _, form in built(base, CIFAR, (HALF_GONE, QUARTER_LEFT), 64) if arm.name in chosen}
+    return {"original": (base, CIFAR), **{name: (_settled(form, CIFAR, seed), CIFAR) for name, form in forms.items()}}
 
 
 def _lccl(net: str, seed: int) -> Named:
@@ -136,6 +147,7 @@ def _settled(model: nn.Module, shape: tuple[int, ...], seed: int) -> nn.Module:
 _SETS: dict[str, Callable[[str, int], Named]] = {
     "ResNet-20": _resnet20,
     "forms of ResNet-20": _forms,
+    "head to head": _head_to_head,
     "LCCL": _lccl,
     **dict.fromkeys(("VGG-16 for CIFAR", "ResNet-56", "ResNet-34"), _li2017),
     "MobileNetV1": _mobilenet,

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from shrinkbook.experiments.run import Context
+from shrinkbook.methods.dafl import Generator
 from shrinkbook.methods.dafl_training import Row
 from shrinkbook.training import checkpoint
 from shrinkbook.training.batches import derived_seed
@@ -62,8 +63,8 @@ class Arm:
             means = {key: torch.stack([row[key].double() for row in rows]).mean().item() for key in rows[0]}
             finite = all(math.isfinite(value) for value in means.values())
             row: dict[str, Any] = {"epoch": epoch, **{k: v if math.isfinite(v) else None for k, v in means.items()}}
-            row |= {"test_accuracy": self.run.accuracy(self.networks["student"]), "finite": finite}
-            row["seconds"] = time.perf_counter() - started
+            spent = time.perf_counter() - started
+            row |= {"test_accuracy": self.run.accuracy(self.networks["student"]), "finite": finite, "seconds": spent}
             history.append(row)
             if epoch + 1 == epochs or time.monotonic() - saved >= SAVE_EVERY:
                 self._save(path, history)
@@ -108,6 +109,15 @@ class Arm:
             _restore(self.optimisers[part], states)
         history: list[dict[str, Any]] = metadata["history"]
         return history
+
+
+def fresh_generator(run: Context) -> Generator:
+    """PyTorch's own starting weights: those of :func:`initialize` would saturate the tanh before the last layer."""
+    assert run.data is not None
+    channels, side = run.data.x_test.shape[1:3]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed + 2000)
+        return Generator(side, channels, run.config["latent"], run.config["width"]).to(run.device)
 
 
 def _restore(optimiser: Optimizer, states: dict[int, dict[str, Any]]) -> None:
