@@ -253,7 +253,12 @@ def test_every_coupling_is_whole_by_itself(name):
 def test_greedy_passes_over_what_went_before_a_concatenation():
     model = awake(Dense())
     ratios = {"stem": 0.5, "convs.0": 0.5, "convs.1": 0.5}
+    first = pruning.select(model, {"stem": 0.5})["stem"].tolist()
+    gone = next(i for i in range(6) if i not in first)
+    weak = model.convs[1].weight.detach().abs().sum((1, 2, 3)).argmin().item()
+    model.convs[1].weight.data[weak, gone] += 100  # the largest filter, if it were not for what it reads
     kept = pruning.select(model, ratios, strategy="greedy")
+    assert weak in pruning.select(model, ratios)["convs.1"] and weak not in kept["convs.1"]
     read = [*kept["stem"].tolist(), *(6 + kept["convs.0"]).tolist()]
     scores = [sum(model.convs[1].weight[j, i].detach().abs().sum() for i in read) for j in range(4)]
     assert kept["convs.1"].tolist() == sorted(sorted(range(4), key=lambda j: -scores[j])[:2])
@@ -314,6 +319,15 @@ def test_maps_beside_the_image_stay():
             return self.linear(torch.cat([x, self.conv(x)], 1).flatten(1))  # 308 inputs, which 11 maps would divide
 
     assert traced(Beside()).fixed == {"conv": "cat in Beside does with maps what is not followed here"}
+
+
+def test_a_view_with_the_number_of_maps_in_it_holds_them():
+    class Counted(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x).view(-1, 4 * 16))
+
+    model = Counted(nn.Conv2d(3, 4, 1), nn.Linear(64, 5))
+    assert traced(model).fixed == {"0": "view in Counted does with maps what is not followed here"}
 
 
 def test_layers_that_run_in_training_only_are_cut_too():
