@@ -183,7 +183,7 @@ def estimated_ranks(model: nn.Module, shape: Shape) -> Ranks:
 
 def decomposed(model: nn.Module, ranks: Any, shape: Shape, **options: Any) -> tuple[nn.Module, tucker.Report]:
     """The Tucker form of a network and its report."""
-    return tucker.compress(model, ranks, example_shape=shape, **options)
+    return tucker.compress(model, ranks, input_shape=shape, **options)
 
 
 def share_of_ranks(model: nn.Module, ranks: Mapping[str, Sequence[int]]) -> float:
