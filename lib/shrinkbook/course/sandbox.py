@@ -23,7 +23,7 @@ from shrinkbook.experiments import profiles
 
 HOME = "/home/student"
 LAUNCHER = Path(__file__).with_name("launch.py")
-SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
+SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/fonts")
 UIDS = range(60_000, 65_000)  # one of these runs the kernel where the grader is root
 MIB = 1 << 20
 PERIOD = 0.1  # seconds between two looks of the keeper
