@@ -97,7 +97,7 @@ _ALL = [
     ),
     Experiment(
         "head_to_head.digits", compared, {"quick": _DIGITS},
-        parents=("head_to_head.digits_baseline",), seconds={"quick": 8},
+        parents=("head_to_head.digits_baseline",), seconds={"quick": 11},
     ),
     Experiment(
         "head_to_head.digits_latency", timed, {"quick": _timing("digits ResNet-8", [1, 8, 8], 25)},
