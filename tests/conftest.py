@@ -27,15 +27,22 @@ os.environ.pop("JUPYTER_PATH", None)
 os.environ.update(notebooks.kernel_environment("quick"))
 collect_ignore = ["assignment"]  # the course's, which is graded, not compared with its outputs
 SESSION = Path(tempfile.mkdtemp(prefix="shrinkbook-tests-"))  # one a process, so that pytest-xdist's workers share none
-COMPUTED = store.build_dir()
+COMPUTED = store.root() / "build"
 os.environ["SHRINKBOOK_BUILD"] = str(SESSION / "build")
 os.environ["SHRINKBOOK_RESULTS"] = str(SESSION / "results")
 
 
-@pytest.hookimpl(tryfirst=True)  # before nbval starts the kernel
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    kernel = item.path.suffix == ".ipynb"
-    os.environ["SHRINKBOOK_BUILD"] = str(computed_by_this_source() if kernel else SESSION / "build")
+class Kernels:
+    """nbval's kernels have a build folder of their own. As a plugin, since hooks of a conftest end at its folder."""
+
+    @pytest.hookimpl(tryfirst=True)  # before nbval starts the kernel
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        kernel = item.path.suffix == ".ipynb"
+        os.environ["SHRINKBOOK_BUILD"] = str(computed_by_this_source() if kernel else SESSION / "build")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Kernels())
 
 
 @cache
