@@ -55,6 +55,20 @@ def test_it_keeps_the_rules_of_the_course(path):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
 
 
+@pytest.mark.parametrize(
+    ("stem", "module"),
+    [
+        ("lccl", "lccl_kernels"),  # gather, of all positions, is im2col
+        ("kernel_clustering", "clustered_layers"),  # Codebook(...).effective() is variants
+    ],
+)
+def test_what_gives_an_answer_by_another_name_is_blocked_too(stem, module):
+    (path,) = [path for path in PATHS if path.stem == stem]
+    blocked = layout.blocked(nbformat.read(path, as_version=4).metadata.shrinkbook.blocked)
+    assert f"shrinkbook.methods.{module}" in blocked
+    assert "shrinkbook.evidence.figures" not in blocked  # both assignments draw with it
+
+
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
     pytest.importorskip("nbgrader", reason="releases need requirements-course.lock: run make assignments")

@@ -101,6 +101,8 @@ import base64
 display({"image/png": base64.b64encode(b"picture").decode()}, raw=True)
 """
 
+SOCKETS = "import os, time, ipykernel\nos.chdir(os.path.dirname(ipykernel.get_connection_file()))\n"
+
 MARKDOWN = (
     "<script>alert(8)</script> <img src=x onerror=alert(9)> <a href='javascript:alert(10)'>a</a> "
     "\n\n[b](javascript:alert(11)) $x<y$ **bold** ![far](https://example.org/a.png) "
@@ -337,6 +339,7 @@ def test_an_interrupted_run_leaves_the_grades_and_marks_are_entered(classroom, t
         grading.grade(folder, [TINY], graded, limits=SMALL, say=stop)
     assert fingerprint(graded) == before and [path.name for path in graded.parent.iterdir()] == ["graded"]
     shutil.rmtree(folder / "zoe")
+    shutil.copytree(classroom.submissions / "scrap", folder / "scrap")
     marks = [
         "student,assignment,cell,points,comment",
         "anna,tiny,derivation,0.5,<b>half</b> of it",
@@ -344,16 +347,63 @@ def test_an_interrupted_run_leaves_the_grades_and_marks_are_entered(classroom, t
         "anna,tiny,nothing,1,",
         "zoe,tiny,derivation,1,",
         "anna,tiny,check-power,,",
+        "scrap,tiny,check-power,2,",
     ]
     (folder / "marks.csv").write_text("\n".join(marks), encoding="utf-8")
     said = []
     grading.grade(folder, [TINY], graded, limits=SMALL, say=said.append)
-    (row,) = rows(graded)
+    row, scrap = rows(graded)
+    assert scrap["score"] == "0"
     assert row["points"] == "check-power 2/2; check-any 3/3; derivation 0.5/1"
     assert (row["score"], row["pending"]) == ("5.5", "0") and rows(graded, "to_mark.csv") == []
     page = (graded / "feedback" / "anna" / "tiny" / "index_bits.html").read_text(encoding="utf-8")
     assert "Score: 5.5 / 6.0" in page and "<b>half</b> of it" in page
-    assert [line.partition(":")[0] for line in said[1:]] == [f"marks.csv, line {number}" for number in (3, 4, 5)]
+    assert [line.partition(":")[0] for line in said[2:]] == [f"marks.csv, line {number}" for number in (3, 4, 5, 7)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"student;assignment;cell;points;comment\nanna;tiny;derivation;1;\n", "no column student, .* with commas"),
+        ("student,assignment,cell,points,comment\nanna,tiny,derivation,1,gr\xfcn".encode("latin-1"), "in UTF-8"),
+    ],
+)
+def test_marks_that_cannot_be_read_are_refused_before_anything_is_graded(tmp_path, content, words):
+    from shrinkbook.course import grading
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "marks.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        grading.grade(tmp_path / "in", [TINY], tmp_path / "graded", safe=False)
+    assert not (tmp_path / "graded").exists()
+
+
+def test_what_a_sandbox_would_show_is_refused(tmp_path):
+    from shrinkbook.course import grading
+
+    for place in (Path(sys.prefix) / "graded", Path("/usr/src/graded")):
+        with pytest.raises(ValueError, match="that every sandbox shows"):
+            grading.grade(tmp_path, [TINY], place)
+    assert not sandbox.shown(tmp_path) and not sandbox.shown(TINY)
+
+
+@boxed
+def test_a_page_that_is_never_done_holds_up_nobody(tmp_path, monkeypatch):
+    from shrinkbook.course import feedback, grading
+
+    monkeypatch.setattr(feedback, "SECONDS", 15)
+    slow = new_markdown_cell(r"\begin{a}" * 100_000)
+    for name, extra in {"mathjax.js": (), "slow": (slow,), "zoe": ()}.items():
+        path = tmp_path / "in" / name / "index_bits.ipynb"
+        path.parent.mkdir(parents=True)
+        nbformat.write(solved(nbformat.read(TINY, as_version=4), RIGHT, *extra), path)
+    grading.grade(tmp_path / "in", [TINY], tmp_path / "graded", limits=SMALL, say=lambda line: None)
+    notes = {row["student"]: (row["score"], row["note"]) for row in rows(tmp_path / "graded")}
+    assert notes.pop("slow") == ("5", "no feedback: the page is not done after 15 seconds")
+    assert notes == {"mathjax.js": ("5", ""), "zoe": ("5", "")}
+    for name in notes:  # whose names are as good as any
+        assert (tmp_path / "graded" / "feedback" / name / "tiny" / "index_bits.html").exists()
+        assert (tmp_path / "graded" / "feedback" / name / "mathjax.js").is_file()
 
 
 @boxed
@@ -362,9 +412,19 @@ def test_an_interrupted_run_leaves_the_grades_and_marks_are_entered(classroom, t
     [
         ("while True: pass", "time", "This cell was not run to its end."),
         (
-            "import glob, time\nfolder = glob.glob('/tmp/shrinkbook-box-*/sockets')[0]\n"
-            "for number in range(100): open(f'{folder}/{number}', 'w').write('x' * 1000)\ntime.sleep(9)",
+            f"{SOCKETS}for number in range(100): open(str(number), 'w').write('x' * 1000)\ntime.sleep(9)",
             "files",
+            "This cell was not run to its end.",
+        ),
+        (  # nested so deep that it is hard to remove, too
+            f"{SOCKETS}for _ in range(3000): os.mkdir('a'); os.chdir('a')\nos.chmod('.', 0)\ntime.sleep(9)",
+            "files",
+            "This cell was not run to its end.",
+        ),
+        (  # files without a name
+            f"{SOCKETS}kept = []\nfor _ in range(110):\n    kept.append(open('x', 'wb'))\n    os.unlink('x')\n"
+            "    kept[-1].write(bytes(8 << 20))\ntime.sleep(9)",
+            "memory",
             "This cell was not run to its end.",
         ),
         ("print('x' * 1_500_000)\nprint('more')", "", "[the rest of the output was cut off]\n"),
@@ -382,9 +442,17 @@ def test_the_keeper_ends_what_goes_on_and_output_is_cut(tmp_path, code, note, sh
     config.BoxedKernel.limits = Limits(cell=60, notebook=6, memory=700, processes=40, files=8, printed=1)
     execute = BoxedExecute(config=config)
     notebook, _ = execute.preprocess(nbformat.v4.new_notebook(cells=[new_code_cell(code)]), {})
-    assert execute.note == note
+    assert execute.note == note and not execute.kernel.folder.exists()
     (output,) = notebook.cells[0].outputs
     assert shown in (output.get("text"), *output.get("traceback", []))
+
+
+def test_memory_that_a_process_hides_is_counted_too(monkeypatch):
+    def refuse(process):
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "memory_full_info", refuse)  # root, who may run this, is never refused
+    assert sandbox._memory(os.getpid(), "pss") >= psutil.Process().memory_info().rss / 2
 
 
 def test_unsafe_runs_without_walls_and_still_blocks_the_answers(tmp_path):

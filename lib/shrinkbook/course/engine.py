@@ -11,7 +11,7 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import nbformat
-from nbgrader.api import Gradebook
+from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde, BaseConverter, GenerateAssignment
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
@@ -115,21 +115,24 @@ class Course:
         """Enter what a person gave for a cell.
 
         Raises:
-            ValueError: there is no such cell, or it gives no such number of points.
+            ValueError: there is no such cell, it gives no such number of points, or the submission could not be run.
         """
         submission = graded.submission
         if cell not in graded.points:
             raise ValueError(f"no graded cell '{cell}'; there are {', '.join(graded.points)}")
         if not 0 <= points <= graded.most[cell]:
             raise ValueError(f"{short(points)} points for {cell}, which gives 0 to {short(graded.most[cell])}")
-        graded.points[cell] = points
         with self.gradebook() as book:
             names = (cell, submission.notebook, submission.paper, submission.student)
-            grade = book.find_grade(*names)
+            try:
+                grade = book.find_grade(*names)
+            except MissingEntry:
+                raise ValueError(f"{submission.student} has no notebook that could be run, so no marks") from None
             grade.manual_score, grade.needs_manual_grade = points, False
             if comment and grade.cell.cell_type == "markdown":
                 book.find_comment(*names).manual_comment = comment
             book.db.commit()
+        graded.points[cell] = points
 
 
 def run(converter: BaseConverter) -> None:

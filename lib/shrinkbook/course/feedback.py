@@ -3,6 +3,8 @@
 import os
 import secrets
 import shutil
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ TAGS = (
 )
 PROTOCOLS = {"https", "http", "mailto", "data"}
 MATHJAX = "book/_static/mathjax/tex-svg.js"
+SECONDS = 120  # for a page; an honest one takes two or three
 
 
 class PlainPage(HTMLExporter):
@@ -55,6 +58,35 @@ def _harmless(tag: str, name: str, value: str) -> bool:
     return name == "class" and tag in ("span", "div", "pre")
 
 
+def attempt(root: Path, config: Config, student: str, paper: str) -> str:
+    """Why there is no feedback, empty if :func:`write` made it; it runs in a process of its own, which is ended.
+
+    Some lines of Markdown keep a reader busy for days, and no student's may hold up the grades of the others.
+    """
+    context = get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(writer, root, config, student, paper), daemon=True)
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return f"no feedback: the page is not done after {SECONDS} seconds"
+    if process.exitcode:
+        return f"no feedback: making the page ended with {process.exitcode}"
+    reason = reader.recv()
+    return reason and f"no feedback: {reason if reason.isprintable() else ascii(reason)}"
+
+
+def _report(writer: Connection, root: Path, config: Config, student: str, paper: str) -> None:
+    """Write, and send what went wrong, or nothing."""
+    try:
+        write(root, config, student, paper)
+        writer.send("")
+    except Exception as error:
+        writer.send(str(error)[:200])
+
+
 def write(root: Path, config: Config, student: str, paper: str) -> None:
     """Write the feedback on a graded assignment to ``feedback/<student>/<assignment>/<notebook>.html``.
 
@@ -70,7 +102,7 @@ def write(root: Path, config: Config, student: str, paper: str) -> None:
     page = GenerateFeedback(coursedir=course, config=ours, exporter_class=PlainPage)
     page.config.HTMLExporter.extra_template_paths += [str(nbgrader)]  # ours extends nbgrader's
     run(page)
-    first, copy = root / "feedback" / "mathjax.js", root / "feedback" / student / "mathjax.js"
+    first, copy = root / "feedback" / ".mathjax.js", root / "feedback" / student / "mathjax.js"
     if not first.exists():
         shutil.copyfile(notebooks.folder() / MATHJAX, first)
     if not copy.exists():

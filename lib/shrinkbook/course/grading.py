@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from shrinkbook.course import collect, feedback
+from shrinkbook.course import collect, feedback, sandbox
 from shrinkbook.course.engine import Course, Graded, short
 from shrinkbook.course.sandbox import Limits
 
@@ -56,8 +56,15 @@ def grade(
         say: gets one line for each submission, and for each thing that is wrong.
 
     Raises:
-        ValueError: there is no folder of submissions, or no assignment.
+        ValueError: there is no folder of submissions, or no assignment; a sandbox would show what it has to hide; the
+            file of marks cannot be read.
     """
+    for place in (submissions, target, *sources) if safe else ():
+        if sandbox.shown(place):
+            raise ValueError(
+                f"{place} lies among the programs that every sandbox shows; move it elsewhere, or grade with UNSAFE=1"
+            )
+    marks = _marks(submissions / "marks.csv")
     found, complaints = collect.find(submissions, {path.stem: path.parent.name for path in sources})
     for line in complaints:
         say(line)
@@ -74,35 +81,47 @@ def grade(
                 + (f", {row['pending']} to be read" if row["pending"] != "0" else "")
                 + (f" ({row['note']})" if row["note"] else "")
             )
-        for line in _marked(course, results, submissions / "marks.csv"):
+        for line in _marked(course, results, marks):
             say(line)
         for result in results:
-            if not result.submission.problem:
-                feedback.write(course.root, course.config, result.submission.student, result.submission.paper)
+            one = result.submission
+            if not one.problem and (why := feedback.attempt(course.root, course.config, one.student, one.paper)):
+                result.notes.append(why)
+                say(f"{one.student} {one.notebook}: {why}")
         _tables(course.root, results)
         _swap(course.root, target)
     return results
 
 
-def _marked(course: Course, results: Sequence[Graded], path: Path) -> list[str]:
-    """Enter the marks of a file; one line for each row that cannot be."""
+def _marks(path: Path) -> list[dict[str, str]]:
+    """Rows of the file of marks, none if there is no file; read before anything is graded, which takes long."""
     if not path.exists():
         return []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{path} cannot be read; save it as CSV in UTF-8") from None
+    if lacking := [name for name in MARKS[:-1] if name not in (reader.fieldnames or ())]:
+        raise ValueError(f"{path} has no column {', '.join(lacking)}; its first line is {','.join(MARKS)}, with commas")
+    return rows
+
+
+def _marked(course: Course, results: Sequence[Graded], marks: Sequence[Mapping[str, str]]) -> list[str]:
+    """Enter marks; one line for each row that cannot be."""
     there = {(one.submission.student, one.submission.paper): one for one in results}
     complaints = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            if not (row.get("points") or "").strip():
-                continue
-            try:
-                one = there[row["student"], row["assignment"]]
-                course.mark(one, row["cell"], float(row["points"]), row.get("comment") or "")
-            except KeyError:
-                complaints.append(
-                    f"marks.csv, line {number}: no such submission, or not the columns {', '.join(MARKS)}"
-                )
-            except ValueError as error:
-                complaints.append(f"marks.csv, line {number}: {error}")
+    for number, row in enumerate(marks, start=2):
+        if not (row["points"] or "").strip():
+            continue
+        try:
+            one = there[row["student"], row["assignment"]]
+            course.mark(one, row["cell"], float(row["points"]), row.get("comment") or "")
+        except KeyError:
+            complaints.append(f"marks.csv, line {number}: no such submission")
+        except ValueError as error:
+            complaints.append(f"marks.csv, line {number}: {error}")
     return complaints
 
 

@@ -2,8 +2,9 @@
 
 import base64
 import json
+import os
 import secrets
-import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from nbgrader.preprocessors import Execute
 from traitlets import Any as Anything
 from traitlets import Bool, Unicode, default
 
-from shrinkbook.course.sandbox import MIB, Limits, Request
+from shrinkbook.course.sandbox import MIB, SHARED, Limits, Request
 
 CUT = "[the rest of the output was cut off]\n"
 LIE = "a check that must fail passed: the submission changes how cells are run; read it"
@@ -39,7 +40,8 @@ class BoxedKernel(AsyncKernelManager):
     limits = Anything(Limits()).tag(config=True)
 
     def __init__(self, **options: Any) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="shrinkbook-box-"))  # short: a socket's path has 108 letters
+        shared = SHARED if os.access(SHARED, os.W_OK) else None
+        self.folder = Path(tempfile.mkdtemp(prefix="shrinkbook-box-", dir=shared))  # a socket's path has 108 letters
         (self.folder / "sockets").mkdir(mode=0o700)
         super().__init__(
             **{**options, "transport": "ipc", "connection_file": str(self.folder / "sockets" / "kernel.json")}
@@ -72,8 +74,9 @@ class BoxedKernel(AsyncKernelManager):
         return lines[-1][:200] if lines else ""
 
     def remove(self) -> None:
-        """Remove what the kernel left."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what the kernel left, folders nested without end or closed to their owner too."""
+        for words in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+            subprocess.run([*words, str(self.folder)], capture_output=True)
 
 
 class BoxedExecute(Execute):
@@ -104,7 +107,7 @@ class BoxedExecute(Execute):
             died = {CellTimeoutError: "timed out", DeadKernelError: "kernel died"}.get(type(error), died)
             died += "" if self.ran else f" ({self.kernel.last_words()})"
         finally:
-            self.note = self.kernel.ended() or died
+            self.note = self.kernel.ended() or (died if died.isprintable() else ascii(died))
             self.kernel.remove()
         nb.cells.pop()
         if len(nb.cells) in self.finished:

@@ -29,6 +29,7 @@ MIB = 1 << 20
 PERIOD = 0.1  # seconds between two looks of the keeper
 FLOOR = 256 * MIB  # of the machine's free memory; below it the box goes, whoever took the rest
 SOCKETS = 64  # files the kernel may have beside its sockets, and as many KiB
+SHARED = "/dev/shm"  # where the folder of the sockets lies: what is hidden in it is memory, which has a limit, not disk
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def inside(library: Path, sockets: Path, limits: Limits, safe: bool, uid: int) -
 
     Args:
         library: laid out by :mod:`shrinkbook.course.layout`.
-        sockets: folder of ``kernel.json`` and of the sockets; the only one on disk that the kernel can write to.
+        sockets: folder of ``kernel.json`` and of the sockets; the only one outside the box that the kernel can
+            write to.
         safe: False runs it without walls, under the limits only.
         uid: who it runs as, or -1 for whoever runs this.
     """
@@ -148,6 +150,11 @@ def _interpreter() -> list[Path]:
     return [one for one in places if one != own and not any(one.is_relative_to(system) for system in SYSTEM)]
 
 
+def shown(place: Path) -> bool:
+    """Whether a file or folder lies in what every box shows."""
+    return any(place.resolve().is_relative_to(one) for one in [*map(Path, SYSTEM), *_interpreter()])
+
+
 @dataclass
 class Request:
     """What the keeper is asked: paths as text."""
@@ -210,22 +217,26 @@ def _excess(pid: int, sockets: Path, limits: Limits, shared: int) -> str:
     if _memory(pid, "rss") > limits.memory * MIB and _memory(pid, "pss") > limits.memory * MIB:
         return "memory"  # by pss a page that several share counts once; it takes longer to read
     size = 0
-    for count, entry in enumerate(os.scandir(sockets)):
-        with suppress(OSError):
-            size += entry.stat(follow_symlinks=False).st_size
-        if count > SOCKETS or size > SOCKETS * 1024:
-            return "files"
+    try:
+        for count, entry in enumerate(os.scandir(sockets)):
+            with suppress(FileNotFoundError):
+                size += entry.stat(follow_symlinks=False).st_size
+            if count > SOCKETS or size > SOCKETS * 1024 or entry.is_dir(follow_symlinks=False):
+                return "files"  # what a folder holds would be counted nowhere
+    except PermissionError:  # taken away by the kernel, which runs as the keeper does
+        return "files"
     return ""
 
 
 def _memory(pid: int, kind: str) -> int:
-    """Bytes of a process and its descendants."""
+    """Bytes of a process and its descendants; of one that hides its ``pss``, which it may, all of its ``rss``."""
     taken = 0
     for one in _family(pid):
-        try:
-            taken += getattr(one.memory_info() if kind == "rss" else one.memory_full_info(), kind)
-        except psutil.Error:
-            continue
+        with suppress(psutil.NoSuchProcess):
+            try:
+                taken += getattr(one.memory_info() if kind == "rss" else one.memory_full_info(), kind)
+            except psutil.AccessDenied:
+                taken += one.memory_info().rss
     return taken
 
 
