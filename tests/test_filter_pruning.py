@@ -74,6 +74,16 @@ def test_cutting_one_layer(kept):
         checks.inputs_cut(surgery.keep_inputs, kept, pixels, seed=0)
 
 
+def test_what_is_frozen_stays_frozen():
+    model = nets.initialize(nets.resnet_cifar(8), 0)
+    model.conv1.requires_grad_(False)
+    model.get_submodule("layer1.0.conv1").requires_grad_(False)
+    smaller, _ = pruning.compress(model, dict.fromkeys(pruning.couplings_of(model), 0.5))
+    free = {name: one.requires_grad for name, one in model.named_parameters()}
+    assert {name: one.requires_grad for name, one in smaller.named_parameters()} == free
+    assert smaller.get_submodule("layer1.0.conv1").weight.shape != model.get_submodule("layer1.0.conv1").weight.shape
+
+
 def test_kept_count_is_floor_in_decimal():
     checks.kept_counts(pruning.kept_count, range(1, 130), range(0, 100))
     assert [pruning.kept_count(n, p) for n, p in ((64, 0.8), (32, 0.4), (256, 0.4), (5, 0.0))] == [12, 19, 153, 5]

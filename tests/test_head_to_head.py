@@ -226,7 +226,9 @@ def test_a_stopped_run_goes_on_with_the_next_arm(few: Any, monkeypatch: pytest.M
     trained = [row["phase"] for row in found["history"]]
     assert set(trained) == {"PruningNet", *names} - {"original"} <= set(found["seconds"])
     assert trained.count("searched 50") == trained.count("dafl 50") == SHORT["epochs"]
-    rows = found["measurements"]["arms"]
+    rows, shared = found["measurements"]["arms"], [row for row in found["history"] if row["phase"] == "PruningNet"]
+    assert len(shared) == SHORT["epochs"], "what both searches share is told once"
+    assert found["seconds"]["PruningNet"] == pytest.approx(sum(row["seconds"] for row in shared), abs=1e-3)
     assert rows["searched 50"]["seconds"] > found["seconds"]["PruningNet"]
 
 
@@ -242,6 +244,15 @@ def test_a_network_that_diverged_has_no_file_and_does_not_stop_the_others(few: A
     table = head_to_head.arms_table([found])
     assert table.loc["pruned 50", "bytes, %"] == "" and "at chance" in table.loc["pruned 50", "accuracy, %"]
     json.dumps(found, allow_nan=False)
+
+
+def test_an_arm_says_how_its_own_network_ended_not_the_one_that_searched_for_it(few: Any) -> None:
+    few("original", "searched 50")
+    enough = {**TINY, "steps": 12, "fresh": {**SHORT, "epochs": 4, "lr": 0.1}}
+    wild = {**enough, "search": {**TINY["search"], "recipe": {**SHORT, "lr": 1e30}}}
+    found = run.ensure(run.unit(catalogue.EXPERIMENTS, "head_to_head.digits", "quick", 0, wild), "cpu")
+    assert found["history"][0]["loss"] is None, "the PruningNet diverged"
+    assert found["measurements"]["arms"]["searched 50"]["status"] == "finished"
 
 
 def test_standard_runs_from_public_weights_on_noise(

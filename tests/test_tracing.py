@@ -414,6 +414,11 @@ REFUSED = {
     "unread": (lambda: Between(lambda net, x: (x, net.side(x))[0], side=nn.Conv2d(8, 4, 1)), ["side"], "nothing"),
     "padded": (lambda: Between(lambda net, x: F.pad(x, (0, 0, 0, 0, 1, 1))[:, :8]), ["first"], "pad in Between"),
     "raised": (lambda: Between(lambda net, x: F.pad(x, (1, 1, 1, 1), value=1.0)), ["first"], "second reads maps"),
+    "pairs": (lambda: Between(lambda net, x: (x, net.wide(x.view(x.size(0) * 2, -1)))[0], wide=nn.Linear(64, 4)),
+              ["first"], "view in Between does"),
+    "in place": (lambda: Between(lambda net, x: (x, x.sigmoid_())[0]), ["first"], "second reads maps behind a"),
+    "read twice": (lambda: Between(lambda net, x: F.conv2d(net.two(x), net.two.weight), two=nn.Conv2d(8, 8, 1)),
+                   ["first", "two"], "two shares its weights"),
     "flat": (lambda: Between(lambda net, x: net.wide(x), wide=nn.Linear(4, 4)), ["first"], "wide reads maps that are"),
 }  # fmt: skip
 
@@ -434,6 +439,28 @@ def test_what_cannot_be_followed_stays_and_says_why(name):
     with pruning.masked(model, selection):
         masked = model(x)
     torch.testing.assert_close(pruning.slim(model, selection)(x), masked)
+
+
+WRITTEN = {
+    "cat": lambda net, x: net.two(torch.cat(tensors=[x, net.side(x)], dim=1)),
+    "div": lambda net, x: torch.div(input=x, other=2),
+    "view": lambda net, x: (x, net.wide(x.view(x.size(0), -1)))[0],
+    "view of a shape": lambda net, x: (x, net.wide(x.view(x.shape[0], -1)))[0],
+    "view of a part of it": lambda net, x: (x, net.wide(torch.reshape(x, (x.size()[0], -1))))[0],
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_operations_are_followed_however_their_arguments_are_written(name):
+    layers = {"side": nn.Conv2d(8, 4, 1), "two": nn.Conv2d(12, 8, 1), "wide": nn.Linear(128, 4)}
+    model = awake(Between(WRITTEN[name], **layers))
+    selection = pruning.select(model, {"first": 0.5, "second": 0.5})
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    with pruning.masked(model, selection):
+        masked = model(x)
+    smaller = pruning.slim(model, selection)
+    torch.testing.assert_close(smaller(x), masked)
+    assert smaller.first.out_channels == 4
 
 
 def test_networks_without_a_way_are_named_in_one_line():

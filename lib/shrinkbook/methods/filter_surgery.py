@@ -13,7 +13,7 @@ def keep_entries(module: nn.Module, names: Sequence[str], kept: Tensor, axis: in
     """Cut parameters or buffers of a module down to the kept indices of an axis; one that is None stays None.
 
     Args:
-        module: changed in place; what was a parameter stays one.
+        module: changed in place; what was a parameter stays one, frozen or not.
         names: attributes of the module, such as ``weight``.
         kept: indices that stay, ascending.
         axis: 0 for what writes maps, 1 for what reads them.
@@ -23,7 +23,9 @@ def keep_entries(module: nn.Module, names: Sequence[str], kept: Tensor, axis: in
         if tensor is None:
             continue
         smaller = tensor.detach().index_select(axis, kept.to(tensor.device)).contiguous()
-        setattr(module, name, nn.Parameter(smaller) if isinstance(tensor, nn.Parameter) else smaller)
+        if isinstance(tensor, nn.Parameter):
+            smaller = nn.Parameter(smaller, tensor.requires_grad)
+        setattr(module, name, smaller)
 
 
 def keep_filters(conv: nn.Conv2d, kept: Tensor) -> None:

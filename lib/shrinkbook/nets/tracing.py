@@ -6,6 +6,8 @@ linear layer), or is not known: then the maps that it reads stay as they are, an
 """
 
 import copy
+import functools
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -89,6 +91,7 @@ class _Walk:
         self.modules = dict(model.named_modules())
         self.runs = Counter(node.target for node in graph.nodes if node.op == "call_module")
         self.users = Counter(id(one) for module in self.modules.values() for one in module.parameters(recurse=False))
+        self.users.update(id(self._held(node)) for node in graph.nodes if node.op == "get_attr")
         self.written: list[Maps] = []
         self.order = 0
 
@@ -97,9 +100,7 @@ class _Walk:
         if node.op == "placeholder":
             return Value()
         if node.op == "get_attr":
-            held = self.model
-            for part in str(node.target).split("."):
-                held = getattr(held, part)
+            held = self._held(node)
             return None if isinstance(held, Tensor) and held.numel() == 1 else Value()
         if not read:
             return None
@@ -110,6 +111,10 @@ class _Walk:
         if isinstance(module, LAYERS):
             return self._layer(str(node.target), module, read[0])
         return self._operation(node, module, read)
+
+    def _held(self, node: fx.Node) -> Any:
+        """What the forward pass takes from the model by its name."""
+        return functools.reduce(getattr, str(node.target).split("."), self.model)
 
     def _layer(self, path: str, module: nn.Conv2d | nn.Linear | _BatchNorm, value: Value) -> Value:
         odd = self._odd(path, module)
@@ -170,19 +175,19 @@ class _Walk:
         if set(module._parameters) != {"weight", "bias"} or list(module.children()):
             return f"{path} ({type(module).__name__}) has other parameters than weight and bias"
         if any(self.users[id(parameter)] > 1 for parameter in module.parameters()):
-            return f"{path} shares its weights with another layer"
+            return f"{path} shares its weights with another layer or operation"
         return ""
 
     def _operation(self, node: fx.Node, module: nn.Module | None, read: Sequence[Value]) -> Value | None:
         target = type(module).__name__ if module else node.target
         name = (target if isinstance(target, str) else getattr(target, "__name__", str(target))).lower()
-        name = name.replace("_", "")
+        in_place, name = name.endswith("_"), name.replace("_", "")
         first = read[0]
         if name in NUMBERS or (name == "getattr" and node.args[1] in ATTRIBUTES):
             return None
         value: Value | None = None
         if name in ("cat", "concat", "concatenate") and _argument(node, 1, "dim", 0) in (1, -3):
-            parts = [self.values.get(one) for one in cast(Sequence[Any], node.args[0])]
+            parts = [self.values.get(one) for one in cast(Sequence[Any], _argument(node, 0, "tensors", ()))]
             value = side_by_side(parts)
         elif name in ("add", "iadd", "sub", "isub", "maximum", "minimum", "mul", "imul", "multiply"):
             product = "mul" in name
@@ -196,6 +201,8 @@ class _Walk:
             why = next((one.why for one in read if one.why), f"{place} does with maps what is not followed here")
             fix(read, why)
             return Value(depth=max(one.depth for one in read), level=max(one.level for one in read), why=why)
+        if in_place:  # who reads the old name later reads what it has become
+            self.values[node.all_input_nodes[0]] = value
         return value
 
     def _alone(self, name: str, node: fx.Node, module: Any, value: Value) -> Value | None:
@@ -204,7 +211,7 @@ class _Walk:
             return replace(value, level=value.level + _reduces(name, node, module))
         if name in WAKE:
             return replace(value, silent=False)
-        if name in ("div", "truediv", "itruediv") and isinstance(node.args[0], fx.Node):
+        if name in ("div", "truediv", "itruediv") and isinstance(_argument(node, 0, "input", None), fx.Node):
             return value
         if name == "flatten":
             axes = (module.start_dim, module.end_dim) if module else None
@@ -212,7 +219,7 @@ class _Walk:
             return replace(value, flat=True) if axes in ((1, -1), (1, 3)) else None
         if name in ("view", "reshape"):
             shape = node.args[1] if len(node.args) == 2 else node.args[1:]
-            ends = isinstance(shape, list | tuple) and len(shape) == 2 and shape[1] == -1
+            ends = isinstance(shape, list | tuple) and len(shape) == 2 and shape[1] == -1 and _is_batch(shape[0])
             return replace(value, flat=True) if ends else None
         if name in ("mean", "sum", "amax", "amin") and not value.flat:
             axes = _argument(node, 1, "dim", ())
@@ -255,6 +262,11 @@ class _Walk:
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _is_batch(size: Any) -> bool:
+    """Whether a number is that of the images: the first of a shape, asked for in one of three ways."""
+    return isinstance(size, fx.Node) and size.target in ("size", operator.getitem) and size.args[1:] == (0,)
 
 
 def _reduces(name: str, node: fx.Node, module: Any) -> bool:

@@ -54,7 +54,7 @@ CONGRUENCE = {"beta": 30.0, "alpha": 0.1, "temperature": 4.0}  # beta in the mid
 
 
 def _search(recipe: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """MetaPruning: its PruningNet gets twice the steps of an arm."""
+    """MetaPruning: its PruningNet gets twice the epochs of an arm, each as long as the images not held out allow."""
     return {"recipe": {**recipe, "epochs": 2 * recipe["epochs"], "lr": 0.1}, "hidden": 32, **more}
 
 

@@ -105,6 +105,8 @@ class Bench:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed + FRESH)
             net = PruningNet(self.space, settings["hidden"])
+        run.history = [row for row in run.history if row["phase"] != "PruningNet"]  # an arm done before brought it back
+        run.seconds.pop("PruningNet", None)
         self.train(net, "PruningNet", settings["recipe"], data=part, resume=True)
         return Proxy(net.eval(), part, settings["images"], run.device, run.config["threads"])
 
@@ -129,10 +131,10 @@ class Bench:
 
     def _computed(self, arm: Arm) -> dict[str, Any]:
         run, seconds, images = self.run, 0.0, 0
-        run.status = "finished"
         if arm.method == "searched":  # one PruningNet serves every budget; each arm has to pay for it
             net = self.proxy.net
             seconds, images = run.seconds["PruningNet"], self._images(run.config["search"]["recipe"], net)
+        run.status = "finished"  # of this arm's own network, whatever became of the PruningNet
         model, steps, knobs = copy.deepcopy(self.original), list[Step](), list[str]()
         parts = max(1, len(arm.wanted))
         for number in range(parts):
