@@ -93,11 +93,11 @@ _ALL = [
             "data": "digits", "net": "digits ResNet-8", "schedule": "20 epochs",
             "recipe": {"epochs": 20, "batch": 32, "lr": 0.1, "milestones": [0.5, 0.75]},
         }},
-        seconds={"quick": 2},
+        seconds={"quick": 4},
     ),
     Experiment(
         "head_to_head.digits", compared, {"quick": _DIGITS},
-        parents=("head_to_head.digits_baseline",), seconds={"quick": 8},
+        parents=("head_to_head.digits_baseline",), seconds={"quick": 25},
     ),
     Experiment(
         "head_to_head.digits_latency", timed, {"quick": _timing("digits ResNet-8", [1, 8, 8], 25)},
@@ -105,7 +105,7 @@ _ALL = [
     ),
     Experiment(
         "head_to_head.resnet20_100steps", compared, {"standard": _RESNET20},
-        needs=("resnet20-public",), seeds={"standard": 3}, seconds={"standard": 600},
+        needs=("resnet20-public",), seeds={"standard": 3}, seconds={"standard": 1500},
     ),
     Experiment(
         "head_to_head.resnet20_latency", timed, {"standard": _timing("ResNet-20", [3, 32, 32], 30)},
