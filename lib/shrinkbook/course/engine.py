@@ -11,7 +11,7 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import nbformat
-from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.api import Gradebook
 from nbgrader.converters import Autograde, BaseConverter, GenerateAssignment
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
@@ -124,10 +124,7 @@ class Course:
             raise ValueError(f"{short(points)} points for {cell}, which gives 0 to {short(graded.most[cell])}")
         with self.gradebook() as book:
             names = (cell, submission.notebook, submission.paper, submission.student)
-            try:
-                grade = book.find_grade(*names)
-            except MissingEntry:
-                raise ValueError(f"{submission.student} has no notebook that could be run, so no marks") from None
+            grade = book.find_grade(*names)  # a ValueError, too, if it is missing
             grade.manual_score, grade.needs_manual_grade = points, False
             if comment and grade.cell.cell_type == "markdown":
                 book.find_comment(*names).manual_comment = comment
