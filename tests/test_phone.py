@@ -264,7 +264,16 @@ def test_quick_measures_this_host(scratch: Path) -> None:
     table = phone.comparison([done]).reset_index()
     assert list(table["device"]) == ["host", "host"] and table["times faster"][1]
     assert "\x89PNG" in phone.forms_picture([done])._repr_png_()[:4].decode("latin-1")
-    assert phone.printed_columns([done]).shape[0] == 12
+    columns = phone.printed_columns([done])
+    assert columns.shape[0] == 12 and "this host, ms" in columns
+
+
+def test_the_record_has_host_rows_and_no_others() -> None:
+    found = phone.recorded()
+    assert {run["profile"] for run in found.values()} == {"standard"}
+    assert phone.one_line(found.values()).startswith("No phone: ")
+    columns = phone.printed_columns([found[f"phone.{key}"] for key in ("alexnet", "vgg_s", "googlenet", "vgg16")])
+    assert all(columns["this host, ms"])
 
 
 @needs_extra

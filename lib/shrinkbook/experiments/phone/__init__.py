@@ -8,6 +8,7 @@ settings.
 from collections.abc import Callable
 from typing import Any
 
+from shrinkbook.evidence import store
 from shrinkbook.experiments.phone.lookup import widths
 from shrinkbook.experiments.phone.measuring import (
     SERIAL,
@@ -43,6 +44,7 @@ __all__ = [
     "on_phone",
     "one_line",
     "printed_columns",
+    "recorded",
     "runs",
     "stored",
     "subject",
@@ -111,3 +113,9 @@ def runs(profile: str, where: str = "host", say: Callable[[str], None] | None = 
     chosen = [name for name, one in EXPERIMENTS.items() if profile in one.configs]
     wanted = {name: unit(EXPERIMENTS, name, profile, 0, {"engine": engine_here()}) for name in chosen}
     return {name: ensure(one, "cpu", say) for name, one in wanted.items()}
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """Host runs at standard that the committed record holds, by experiment; nothing is measured."""
+    wanted = {name: unit(EXPERIMENTS, name, "standard", 0) for name in EXPERIMENTS}
+    return {name: run for name, one in wanted.items() if (run := one.find(store.record_dir()))}

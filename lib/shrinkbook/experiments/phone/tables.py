@@ -56,7 +56,9 @@ def printed_columns(runs: Sequence[Run]) -> pd.DataFrame:
     """Table 1 of Kim et al. 2016: the printed Galaxy S6 columns beside this device's; empty where not measured."""
     by_model = {row["model"]: row for row in _rows(runs) if row["precision"] == "fp32"}
     printed = {(cell.row, cell.column): cell for cell in claims.load("kim2016").tables["table1"].cells}
-    ours = one_line(runs).split(":")[0] if runs else "not measured"
+    if runs:
+        one_line(runs)
+    ours = f"this {_rows(runs)[0]['device']}" if runs else "not measured"
     rows: dict[str, dict[str, str]] = {}
     for name, column in [key for key in printed if key[1] in ("s6_ms", "s6_mj")]:
         unit = "ms" if column == "s6_ms" else "mJ"
