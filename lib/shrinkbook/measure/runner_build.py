@@ -34,10 +34,10 @@ ZIG_TARGETS = {"aarch64": "aarch64-linux-musl", "x86_64": "x86_64-linux-musl"}
 ZIG_WRAPPER = """#!{python}
 import os, re, sys
 def word(text):  # zig has -mcpu where gcc has -march
-    march = re.fullmatch(r"-march=armv(\\d)\\.(\\d)-a(.*)", text)
+    march = re.fullmatch(r"-march=armv([\\d.]+)-a(.*)", text)
     if not march:
         return text
-    return f"-mcpu=generic+v{{march[1]}}_{{march[2]}}a" + re.sub(r"\\+fp16(?=\\+|$)", "+fullfp16", march[3])
+    return f"-mcpu=generic+v{{march[1].replace('.', '_')}}a" + re.sub(r"\\+fp16(?=\\+|$)", "+fullfp16", march[2])
 words = [word(text) for text in sys.argv[1:]]
 os.execv({python!r}, [{python!r}, "-m", "ziglang", {kind!r}, "-target", {target!r}, *words])
 """
