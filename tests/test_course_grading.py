@@ -174,7 +174,13 @@ class Classroom:
         self.paths = [
             *map(str, (secret, self.submissions, folder, TINY, ROOT / "Makefile", ROOT / "tests", ROOT / ".git")),
             str(ROOT / "lib" / "shrinkbook" / "methods" / "kernel_sizes.py"),
-            *("/etc/shadow", "/etc/passwd", "/proc/1/environ", "/proc/1/root/etc", "/root/.ssh"),
+            *(
+                "/etc/shadow",
+                "/etc/passwd",
+                "/proc/1/environ",
+                str(Path("/proc/1/root", "etc")),
+                str(Path.home() / ".ssh"),
+            ),
         ]
         thief = THIEF.format(paths=self.paths, home=str(Path.home()))
         caller = CALLER.format(port=self.server.getsockname()[1])
@@ -203,14 +209,10 @@ class Classroom:
             nbformat.write(notebook, path)
         (self.submissions / "scrap").mkdir()
         (self.submissions / "scrap" / "index_bits.ipynb").write_text("{", encoding="utf-8")
-        before = fingerprint(
-            self.submissions, ROOT / "lib", ROOT / "tests", ROOT / "notebooks", ROOT / "data" / "papers"
-        )
+        outside = [self.submissions, *(ROOT / name for name in ("lib", "tests", "notebooks", "data/papers"))]
+        before = fingerprint(*outside)
         grading.grade(self.submissions, [TINY], self.graded, limits=SMALL, say=self.said.append)
-        after = fingerprint(
-            self.submissions, ROOT / "lib", ROOT / "tests", ROOT / "notebooks", ROOT / "data" / "papers"
-        )
-        self.unchanged = before == after
+        self.unchanged = before == fingerprint(*outside)
         self.rows = {row["student"]: row for row in rows(self.graded)}
         self.server.close()
 

@@ -231,10 +231,10 @@ def _attempted(board: Sequence[dict[str, Any]]) -> bool:
 
 def _runs(keys: Sequence[str] | None, profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
     """The runs the profile plans for today's code, as far as the build folder or the record holds them."""
-    from shrinkbook.experiments import catalogue
+    from shrinkbook.experiments import catalogue, run
 
     folder = store.record_dir() if source == "record" else store.runs_dir()
-    return catalogue.stored(catalogue.units(keys, profile, seeds), folder)
+    return run.stored_runs(catalogue.units(keys, profile, seeds), folder)
 
 
 def _judge(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ class Story:
 
     def record(self) -> list[dict[str, Any]]:
         """The committed runs of the same experiments."""
-        return catalogue.stored(catalogue.units([self.paper.key], self.profile, self.seeds), store.record_dir())
+        return run.stored_runs(catalogue.units([self.paper.key], self.profile, self.seeds), store.record_dir())
 
     def budget(self) -> pd.DataFrame:
         """What ran: experiment, network, data, budget and number of runs."""

@@ -19,7 +19,7 @@ from shrinkbook.book.cells import title
 from shrinkbook.evidence import claims, report, store, tables, verdicts
 from shrinkbook.evidence.claims import Cell, Paper, Table
 from shrinkbook.experiments import catalogue, profiles
-from shrinkbook.experiments.run import seeds_of, unit
+from shrinkbook.experiments.run import seeds_of, stored_runs, unit
 
 Run = dict[str, Any]
 Verdict = dict[str, Any]
@@ -58,7 +58,7 @@ class Evidence:
             folder = store.record_dir() if board["source"] == "record" else store.runs_dir()
             wanted = [(one, seed) for one in known if profile in one.configs for seed in seeds_of(one, profile)]
             units = [unit(catalogue.EXPERIMENTS, one.name, profile, seed) for one, seed in wanted]
-            found += catalogue.stored(units, folder)
+            found += stored_runs(units, folder)
         return found
 
     def link(self, run_id: str) -> str:

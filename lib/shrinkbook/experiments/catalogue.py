@@ -1,8 +1,6 @@
 """Every paper's experiments in one place, and those of no paper: seven papers, seven imports."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from shrinkbook.experiments import (
     chen2019,
@@ -55,11 +53,6 @@ def papers(wanted: Sequence[str] | None = None) -> list[str]:
         if key not in PAPERS:
             raise ValueError(f"unknown paper {key!r}; there are {', '.join(PAPERS)}")
     return list(wanted or PAPERS)
-
-
-def stored(wanted: Sequence[Unit], folder: Path) -> list[dict[str, Any]]:
-    """The runs of these units that a folder of run files holds."""
-    return [found for one in wanted if (found := one.find(folder))]
 
 
 def units(

@@ -309,6 +309,11 @@ def obstacle(experiment: Experiment, device: str) -> str:
     return " and ".join(found)
 
 
+def stored_runs(wanted: Sequence[Unit], folder: Path) -> list[dict[str, Any]]:
+    """The runs of these units that a folder of run files holds."""
+    return [found for one in wanted if (found := one.find(folder))]
+
+
 def resolve_device(profile: str, device: str | None) -> str:
     """``cpu`` or ``cuda``: what was asked for, else what the profile says and the machine has.
 

@@ -22,7 +22,7 @@ from shrinkbook.experiments.head_to_head.tables import (
 )
 from shrinkbook.experiments.head_to_head.timing import timed
 from shrinkbook.experiments.head_to_head.train import compared
-from shrinkbook.experiments.run import Experiment, Unit, ensure, obstacle, seeds_of, unit
+from shrinkbook.experiments.run import Experiment, Unit, ensure, obstacle, seeds_of, stored_runs, unit
 from shrinkbook.experiments.steps import baseline
 
 __all__ = [
@@ -139,7 +139,7 @@ def runs(
 
 def record(name: str, profile: str) -> list[dict[str, Any]]:
     """The committed runs of an experiment; nothing is computed."""
-    return [found for one in _units(name, profile, None) if (found := one.find(store.record_dir()))]
+    return stored_runs(_units(name, profile, None), store.record_dir())
 
 
 def _units(name: str, profile: str, seeds: Sequence[int] | None) -> list[Unit]:

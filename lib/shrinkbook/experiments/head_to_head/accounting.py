@@ -9,7 +9,7 @@ from torch import nn
 
 from shrinkbook.evidence import figures
 from shrinkbook.experiments.head_to_head.arms import METHODS, Arm, arms
-from shrinkbook.experiments.head_to_head.forms import Shape, budget_of, in_words, mac_of, resolved, untrained, write
+from shrinkbook.experiments.head_to_head.forms import Shape, budget_of, in_words, resolved, untrained, write
 from shrinkbook.measure.cost import cost
 
 
@@ -26,8 +26,8 @@ def forms_table(model: nn.Module, shape: Shape, removed: Sequence[float], centro
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network"
         for arm, knob, form in built(model, shape, removed, centroids):
-            weights = cost(form, shape).weights
-            rows[arm.name] = [METHODS[arm.method].label, knob, mac_of(form, shape), weights, write(form, path)]
+            found = cost(form, shape)
+            rows[arm.name] = [METHODS[arm.method].label, knob, found.mac, found.weights, write(form, path)]
     columns = ["method", "knob", "MAC", "weights", "bytes"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm")
 

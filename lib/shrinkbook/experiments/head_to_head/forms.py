@@ -20,7 +20,7 @@ from shrinkbook.methods import filter_pruning, kernel_clustering, tucker, tucker
 from shrinkbook.methods.clustered_bytes import from_bytes, to_bytes
 from shrinkbook.methods.clustered_layers import clustered_layers, expand
 from shrinkbook.methods.lccl import add_lccl
-from shrinkbook.methods.metapruning_space import RATIOS, SearchSpace
+from shrinkbook.methods.metapruning_space import RATIOS, SearchSpace, free_widths_of
 from shrinkbook.nets import initialize
 from shrinkbook.training import checkpoint
 
@@ -107,7 +107,7 @@ def uniform_ratios(model: nn.Module, removed: float) -> dict[str, float]:
 
 def search_space(model: nn.Module, ratios: Sequence[float] = RATIOS) -> SearchSpace:
     """The networks that MetaPruning may choose from: every free width of the model."""
-    return SearchSpace(model, model.free_widths(), ratios)  # type: ignore[operator]
+    return SearchSpace(model, free_widths_of(model), ratios)
 
 
 def mac_of(model: nn.Module, shape: Shape) -> int:

@@ -34,8 +34,9 @@ def arms_table(
         combined: the combinations instead of the methods.
         phone: a phone's run of ``phone.head_to_head``, for a column of its times.
     """
-    rows = {name: found for name, found in _rows(runs).items() if (found[0]["method"] in COMBINED) == combined}
-    original = _rows(runs)["original"][0]
+    every = _rows(runs)
+    rows = {name: found for name, found in every.items() if (found[0]["method"] in COMBINED) == combined}
+    original = every["original"][0]
     columns = ["method", "knob", "accuracy, %", "n", "MAC, %", "weights, %", "bytes, %", "time, %", "images", "seconds"]
     lines = {}
     for name, found in rows.items():

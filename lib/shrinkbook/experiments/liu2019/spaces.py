@@ -9,7 +9,7 @@ from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.evidence import store
-from shrinkbook.methods.metapruning_space import RATIOS, Genes, SearchSpace
+from shrinkbook.methods.metapruning_space import RATIOS, Genes, SearchSpace, free_widths_of
 
 EIGHTHS = tuple(n / 8 for n in range(1, 9))
 
@@ -26,7 +26,7 @@ class Searched:
     def space(self) -> SearchSpace:
         """The space below the network."""
         model = self.build()
-        return SearchSpace(model, model.free_widths(), self.ratios)  # type: ignore[operator]
+        return SearchSpace(model, free_widths_of(model), self.ratios)
 
 
 def digits_three_blocks() -> nets.ResNet:

@@ -29,7 +29,7 @@ from shrinkbook.experiments.phone.tables import (
     one_line,
     printed_columns,
 )
-from shrinkbook.experiments.run import Experiment, ensure, unit
+from shrinkbook.experiments.run import Experiment, ensure, stored_runs, unit
 
 __all__ = [
     "EXPERIMENTS",
@@ -117,5 +117,5 @@ def runs(profile: str, where: str = "host", say: Callable[[str], None] | None = 
 
 def recorded() -> dict[str, dict[str, Any]]:
     """Host runs at standard that the committed record holds, by experiment; nothing is measured."""
-    wanted = {name: unit(EXPERIMENTS, name, "standard", 0) for name in EXPERIMENTS}
-    return {name: run for name, one in wanted.items() if (run := one.find(store.record_dir()))}
+    wanted = [unit(EXPERIMENTS, name, "standard", 0) for name in EXPERIMENTS]
+    return {run["experiment"]: run for run in stored_runs(wanted, store.record_dir())}

@@ -9,7 +9,7 @@ from typing import Any
 from shrinkbook.evidence import store
 from shrinkbook.experiments.kim2016.cost import ORIGINALS
 from shrinkbook.experiments.phone.subjects import kim2016, named, part, subject
-from shrinkbook.experiments.run import Context, Unit, unit
+from shrinkbook.experiments.run import Context, Unit, stored_runs, unit
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure import conditions, export, runner_build
 from shrinkbook.measure.adb import Adb, Device
@@ -48,12 +48,12 @@ def on_phone(experiments: Mapping[str, Any], name: str, profile: str, where: str
 
 def stored(experiments: Mapping[str, Any], profile: str, where: str) -> dict[str, dict[str, Any]]:
     """Runs of a phone that this machine holds, by experiment; nothing is measured."""
-    found = {
-        name: on_phone(experiments, name, profile, where).find(store.runs_dir())
+    wanted = [
+        on_phone(experiments, name, profile, where)
         for name, one in experiments.items()
         if name.startswith("phone.") and profile in one.configs
-    }
-    return {name: run for name, run in found.items() if run}
+    ]
+    return {run["experiment"]: run for run in stored_runs(wanted, store.runs_dir())}
 
 
 def expected_minutes(config: Mapping[str, Any]) -> float:

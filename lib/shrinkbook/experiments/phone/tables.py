@@ -18,11 +18,7 @@ def one_line(runs: Sequence[Run]) -> str:
     Raises:
         ValueError: rows of more than one device, which must not stand in one table.
     """
-    rows = _rows(runs)
-    places = {(row["device"], row["where"]["name"], row["where"]["engine"]) for row in rows}
-    if len(places) != 1:
-        raise ValueError(f"one table, one device, but these rows are of {sorted(places)}")
-    ((device, name, engine),) = places
+    rows, (device, name, engine) = _rows(runs), _place(runs)
     nets = len({row["model"] for row in rows})
     threads = f"{rows[0]['threads']} thread" + ("s" if rows[0]["threads"] > 1 else "")
     if device == "phone":
@@ -32,7 +28,7 @@ def one_line(runs: Sequence[Run]) -> str:
 
 def comparison(runs: Sequence[Run]) -> pd.DataFrame:
     """Every row: milliseconds, ratio to its base, share of the theoretical saving that was realised, what to doubt."""
-    one_line(runs)
+    _place(runs)
     table = []
     for row in _rows(runs):
         ms, realised = row["ms"], row["realised"]
@@ -56,9 +52,7 @@ def printed_columns(runs: Sequence[Run]) -> pd.DataFrame:
     """Table 1 of Kim et al. 2016: the printed Galaxy S6 columns beside this device's; empty where not measured."""
     by_model = {row["model"]: row for row in _rows(runs) if row["precision"] == "fp32"}
     printed = {(cell.row, cell.column): cell for cell in claims.load("kim2016").tables["table1"].cells}
-    if runs:
-        one_line(runs)
-    ours = f"this {_rows(runs)[0]['device']}" if runs else "not measured"
+    ours = f"this {_place(runs)[0]}" if runs else "not measured"
     rows: dict[str, dict[str, str]] = {}
     for name, column in [key for key in printed if key[1] in ("s6_ms", "s6_mj")]:
         unit = "ms" if column == "s6_ms" else "mJ"
@@ -66,6 +60,14 @@ def printed_columns(runs: Sequence[Run]) -> pd.DataFrame:
         row[f"Galaxy S6, {unit} (paper, {printed[name, column].status})"] = printed[name, column].value
         row[f"{ours}, {unit}"] = _ours(by_model, name, unit)
     return pd.DataFrame(rows).T.rename_axis("row")
+
+
+def _place(runs: Sequence[Run]) -> tuple[str, str, str]:
+    """Kind of device, its name, and the engine of all rows; errors as in :func:`one_line`."""
+    places = {(row["device"], row["where"]["name"], row["where"]["engine"]) for row in _rows(runs)}
+    if len(places) != 1:
+        raise ValueError(f"one table, one device, but these rows are of {sorted(places)}")
+    return places.pop()
 
 
 def _ours(by_model: Mapping[str, Row], name: str, unit: str) -> str:
