@@ -25,6 +25,7 @@ from shrinkbook.evidence.claims import Claim
 assert "torch" not in sys.modules, "torch was imported before the environment of profile quick was set"
 os.environ.pop("JUPYTER_PATH", None)
 os.environ.update(notebooks.kernel_environment("quick"))
+LONGEST = ["test_work", "test_course_grading", "test_li2017", "test_liu2019", "test_book_pages", "test_book"]
 collect_ignore = ["assignment"]  # the course's, which is graded, not compared with its outputs
 SESSION = Path(tempfile.mkdtemp(prefix="shrinkbook-tests-"))  # one a process, so that pytest-xdist's workers share none
 COMPUTED = store.root() / "build"
@@ -60,6 +61,11 @@ def computed_by_this_source() -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
     return target
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: pytest-xdist gives a file to one process, and the last one would run beside nothing."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def pytest_unconfigure() -> None:

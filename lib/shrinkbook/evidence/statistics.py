@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 Interval = tuple[float, float]
 
@@ -70,7 +70,7 @@ class Estimate:
         return self._around(math.hypot(self.sd, self.error), level)
 
     def _around(self, scale: float, level: float) -> Interval:
-        half = float(stats.t.ppf((1 + level) / 2, self.df)) * scale if scale > 0 else 0.0
+        half = float(stdtrit(self.df, (1 + level) / 2)) * scale if scale > 0 else 0.0
         return self.mean - half, self.mean + half
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
 from shrinkbook.evidence import store
 from shrinkbook.experiments.liu2019.spaces import SPACES, downsampling, load_vector, save_vector
@@ -271,5 +270,7 @@ def ranks(run: Context, trained: Trained, proxy: Proxy, found: dict[str, dict[st
 
 def _tau(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Kendall's rank correlation, None where one side is constant."""
+    from scipy import stats  # here: importing it takes as long as many a command
+
     value = float(stats.kendalltau(one, other).statistic)
     return None if math.isnan(value) else value
