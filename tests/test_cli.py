@@ -156,6 +156,14 @@ def test_run_computes_one_unit(shrinkbook: Cli, scratch: Path) -> None:
     assert store.read(path)["seed"] == 3
 
 
+def test_run_on_a_phone_that_was_not_measured_says_how(shrinkbook: Cli, scratch: Path) -> None:
+    status, _, error = shrinkbook("run", "liu2019.resnet20_lookup", "--profile", "standard", "--phone", "mine")
+    assert status == 2
+    assert error.splitlines() == [
+        "shrinkbook: phone.lookup of 'mine' is not here: make reproduce PHONE=... PROFILE=standard measures it"
+    ]
+
+
 # the scoreboard
 
 KEYS = {

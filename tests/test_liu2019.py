@@ -11,10 +11,10 @@ from PIL import Image
 
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
-from shrinkbook.experiments import catalogue, liu2019
-from shrinkbook.experiments.liu2019 import imagenet, prune, spaces
+from shrinkbook.experiments import catalogue, liu2019, phone
+from shrinkbook.experiments.liu2019 import imagenet, latency, prune, spaces
 from shrinkbook.experiments.liu2019.cost import generators
-from shrinkbook.experiments.run import ensure, unit
+from shrinkbook.experiments.run import Context, ensure, unit
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_space import MacCount
 from shrinkbook.nets import initialize
@@ -158,6 +158,54 @@ def test_latency_of_both_families_a_table_and_a_generator(scratch, monkeypatch) 
     )  # of one round none is noisy
     assert run["measurements"]["table5"]["1x"]["time"] == 1
     assert len(run["measurements"]["additivity"]["rows"]) == 2 and len(run["measurements"]["generating"]) == 6
+
+
+@pytest.fixture
+def on_a_device() -> Context:
+    """A search whose parents are this suite's recorded measurements of ResNet-20 on a host."""
+    wanted = unit(catalogue.EXPERIMENTS, "liu2019.resnet20_lookup", "standard", 0)
+    return Context(wanted, "cpu", {name: phone.recorded()[name] for name in wanted.experiment.parents}, print)
+
+
+def test_a_search_takes_seconds_from_the_table_of_a_device(scratch, on_a_device: Context) -> None:
+    space = spaces.SPACES["ResNet-20, inner widths"].space()
+    seconds = latency.seconds_of(on_a_device, space, "ResNet-20, inner widths")
+    table = on_a_device.parents["phone.lookup"]["measurements"]["table"]
+    genes, wide = (0, 1, 2, 3, 3, 3, 3, 3, 3), [16] * 3 + [32] * 3 + [64] * 3
+    inner = [f"{int(width * space.ratios[gene])}" for gene, width in zip(genes, wide, strict=True)]
+    outer = ["16"] * 3 + ["16"] + ["32"] * 2 + ["32"] + ["64"] * 2
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
+    by_hand = table["rest"] + sum(
+        table["layers"][f"{path}.conv1"][f"{mid}x{read}"] + table["layers"][f"{path}.conv2"][f"{full}x{mid}"]
+        for path, mid, read, full in zip(blocks, inner, outer, wide, strict=True)
+    )
+    assert seconds(genes) == pytest.approx(by_hand, rel=1e-12)
+    assert on_a_device.measurements["table"] == table["where"]
+    errors = on_a_device.measurements["additivity"]
+    whole = {row["model"]: row["ms"]["median"] for row in on_a_device.parents["phone.resnet20"]["measurements"]["rows"]}
+    assert list(errors) == list(whole)
+    sums = {name: (1 + errors[name] / 100) * ms / 1e3 for name, ms in whole.items()}
+    assert list(sums.values()) == pytest.approx([seconds((3,) * 9), seconds((1,) * 9)], rel=1e-12)
+
+
+def test_a_table_of_other_widths_is_refused(scratch, on_a_device: Context) -> None:
+    full = spaces.nets.resnet_cifar(20)
+    space = spaces.SearchSpace(full, full.free_widths(), (0.5, 0.6, 1.0))
+    with pytest.raises(ValueError, match="table of No phone: .* lacks layer1.0.conv1 with 16 -> 9 channels"):
+        latency.seconds_of(on_a_device, space, "ResNet-20, inner widths")((1,) * 9)
+
+
+def test_the_search_on_a_devices_table_runs_to_its_end(small_cifar: SmallCifar) -> None:
+    once = {"engine": "torch", "blocks": 1, "loops": 1, "seconds": 0.0, "warmup": 0, "warmup_seconds": 0.0}
+    recipe = {**ONE_EPOCH, "batch": 4, "lr": 1e-3}
+    changes = {**SMALL, "recipe": recipe, "final": recipe, "val_fraction": 0.5, "val_images": 6, "images": 6,
+               "uniform": [0.5], "random_widths": 2}  # fmt: skip
+    name = "liu2019.resnet20_lookup"
+    run = small_cifar(name, {name: changes, "phone.lookup": once, "phone.resnet20": once})
+    found = run["measurements"]
+    assert set(found["search"]) == {"mac 0.5", "latency 0.5"} and found["table"].startswith("No phone: 31 networks")
+    assert found["search"]["latency 0.5"]["cost"] <= found["search"]["latency 0.5"]["budget"] < 1
+    assert "latency_over_mac" in found["gaps"]
 
 
 def images(root, classes: int, each: int) -> None:

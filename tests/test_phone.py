@@ -276,6 +276,22 @@ def test_the_record_has_host_rows_and_no_others() -> None:
     assert all(columns["this host, ms"])
 
 
+def test_an_experiment_can_build_on_the_runs_of_a_phone(scratch: Path) -> None:
+    name, experiments = "liu2019.resnet20_lookup", catalogue.EXPERIMENTS
+    with pytest.raises(ValueError, match="phone.lookup of 'a phone' is not here: make reproduce PHONE=... PROFILE=sta"):
+        phone.parents_on(experiments, name, "standard", "a phone")
+    with pytest.raises(ValueError, match="li2017.vgg16 builds on no run of a phone: leave --phone out"):
+        phone.parents_on(experiments, "li2017.vgg16", "standard", "a phone")
+    for parent in experiments[name].parents:
+        one = phone.on_phone(experiments, parent, "standard", "a phone")
+        store.write({**phone.recorded()[parent], "run_id": one.run_id, "config": dict(one.config)}, store.runs_dir())
+    parents = phone.parents_on(experiments, name, "standard", "a phone")
+    ours, plain = (run.unit(experiments, name, "standard", 0, parents=given) for given in (parents, None))
+    assert [parent.config["where"] for parent in ours.parents] == ["a phone"] * 2
+    assert [parent.config["where"] for parent in plain.parents] == ["host"] * 2
+    assert ours.run_id != plain.run_id
+
+
 @needs_extra
 def test_a_look_up_table_has_every_layer_at_every_width(scratch: Path) -> None:
     budget = {**SMALL, "network": "digits ResNet", "shape": [1, 8, 8], "shares": [0.5, 1.0]}

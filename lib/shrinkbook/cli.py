@@ -116,9 +116,11 @@ def plan(options: argparse.Namespace) -> int:
 
 def run_one(options: argparse.Namespace) -> int:
     """Compute one unit, print where its file is."""
-    from shrinkbook.experiments import catalogue, run
+    from shrinkbook.experiments import catalogue, phone, run
 
-    unit = run.unit(catalogue.EXPERIMENTS, options.experiment, options.profile, options.seed)
+    experiments, name, profile = catalogue.EXPERIMENTS, options.experiment, options.profile
+    parents = phone.parents_on(experiments, name, profile, options.phone) if options.phone else None
+    unit = run.unit(experiments, name, profile, options.seed, parents=parents)
     wanted = profiles.environment(options.profile)
     if not profiles.pinned(options.profile):  # the pins must stand before Python starts
         os.execve(sys.executable, [sys.executable, "-m", "shrinkbook.cli", *sys.argv[1:]], {**os.environ, **wanted})
@@ -321,6 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("experiment")
     one.add_argument("--profile", default="quick")
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--phone", default=None, help="build on runs of this phone, by the name that they carry")
     board = command("status", status)
     board.add_argument("--json", action="store_true", help="all fields of every verdict")
     board.add_argument("--claim", default=None, help="one claim, with its reason")

@@ -242,12 +242,14 @@ def unit(
     profile: str,
     seed: int,
     overrides: Mapping[str, Any] | None = None,
+    parents: Mapping[str, Unit] | None = None,
 ) -> Unit:
     """Resolve one run.
 
     Args:
         experiments: every experiment by name.
         overrides: settings to change, for a reader who tries something else; a different identity follows.
+        parents: by experiment, runs that stand in for the profile's own.
 
     Raises:
         ValueError: unknown experiment, profile, or setting; an experiment that this profile does not run.
@@ -271,8 +273,9 @@ def unit(
         if key not in config:
             raise ValueError(f"{name} has no setting {key!r}; it has {', '.join(config)}")
         config[key] = value
-    parents = tuple(unit(experiments, parent, profile, seed) for parent in experiment.parents)
-    return Unit(experiment, profile, seed, config, parents)
+    given = parents or {}
+    chosen_parents = tuple(given.get(name) or unit(experiments, name, profile, seed) for name in experiment.parents)
+    return Unit(experiment, profile, seed, config, chosen_parents)
 
 
 def seeds_of(experiment: Experiment, profile: str, seeds: Sequence[int] | None = None) -> list[int]:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from shrinkbook.evidence import store
+from shrinkbook.experiments.liu2019.latency import seconds_of
 from shrinkbook.experiments.liu2019.spaces import SPACES, downsampling, load_vector, save_vector
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy, rounded
 from shrinkbook.measure.cost import cost
-from shrinkbook.measure.lookup import measure_table
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_candidates import Constraint, Evolution, Search
 from shrinkbook.methods.metapruning_search import Spread, evolve, random_search
@@ -104,7 +104,7 @@ def searches(run: Context, space: SearchSpace, proxy: Proxy, net: str, place: Pa
     count = MacCount(space, SPACES[net].shape)
     costs: dict[str, Any] = {"mac": count}
     if "latency" in config["constraints"]:
-        costs["latency"] = _latency(run, space, net)
+        costs["latency"] = seconds_of(run, space, net)
     with spreading(proxy, config["workers"]) as spread:
         for unit in config["constraints"]:
             for ratio in config["uniform"]:
@@ -149,17 +149,6 @@ def searches(run: Context, space: SearchSpace, proxy: Proxy, net: str, place: Pa
 def _mean_ratios(space: SearchSpace, vectors: Sequence[Sequence[int]]) -> list[float]:
     """Mean ratio of each free width."""
     return [float(np.mean([space.ratios[gene] for gene in column])) for column in zip(*vectors, strict=True)]
-
-
-def _latency(run: Context, space: SearchSpace, net: str) -> Any:
-    """Seconds of a vector from a table measured now, on the run's device."""
-    shapes = {path: space.possible_shapes(path) for path in space.convolutions}
-    example = torch.randn(run.config["batch"], *SPACES[net].shape, device=run.device)
-    model = initialize(SPACES[net].build(), run.seed).to(run.device)
-    where = f"{run.device}, {run.config['threads']} threads, batch {run.config['batch']}"
-    table = measure_table(space.convolutions, shapes, model, example, where, run.config["rounds"])
-    store.write_text(run.unit.checkpoint.with_suffix(".latency.json"), json.dumps(table.plain()) + "\n")
-    return lambda genes: table.total(space.shapes(space.widths(genes)))
 
 
 def _resumed(

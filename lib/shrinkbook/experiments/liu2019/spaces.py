@@ -12,6 +12,7 @@ from shrinkbook.evidence import store
 from shrinkbook.methods.metapruning_space import RATIOS, Genes, SearchSpace, free_widths_of
 
 EIGHTHS = tuple(n / 8 for n in range(1, 9))
+QUARTERS = (0.25, 0.5, 0.75, 1.0)  # the widths of a device's look-up table, which takes time to measure
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
 SPACES = {
     "digits ResNet of three blocks": Searched(digits_three_blocks, EIGHTHS, 32, (1, 8, 8)),
     "ResNet-20 with projections": Searched(lambda: nets.resnet_cifar(20, projection=True), RATIOS, 32, CIFAR),
+    "ResNet-20, inner widths": Searched(lambda: nets.resnet_cifar(20), QUARTERS, 32, CIFAR),
     "ResNet-56 with projections": Searched(lambda: nets.resnet_cifar(56, projection=True), RATIOS, 32, CIFAR),
     "MobileNetV1 for CIFAR": Searched(nets.mobilenet_v1_cifar, RATIOS, 32, CIFAR),
     "MobileNetV2 for CIFAR": Searched(nets.mobilenet_v2_cifar, RATIOS, 64, CIFAR),

@@ -18,6 +18,7 @@ from shrinkbook.experiments.phone.measuring import (
     layer_by_layer,
     networks,
     on_phone,
+    parents_on,
     stored,
 )
 from shrinkbook.experiments.phone.subjects import subject
@@ -43,6 +44,7 @@ __all__ = [
     "lookup_table",
     "on_phone",
     "one_line",
+    "parents_on",
     "printed_columns",
     "recorded",
     "runs",

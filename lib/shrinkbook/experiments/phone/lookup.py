@@ -51,7 +51,8 @@ def widths(run: Context) -> None:
     exported = run.config["engine"] == "ncnn"
     subjects = [subject(name, *one, run.seed, exported) for name, one in every.items()]
     with target_of(run) as target:
-        rows = {row["model"]: row for row in measure(target, subjects, policy(run), run.seed, run.progress)}
+        measured = measure(target, subjects, policy(run), run.seed, run.progress)
+    rows = {row["model"]: row for row in measured if row["precision"] == "fp32"}
     layers = {path: {shape: rows[name] for shape, name in found.items()} for path, found in names.items()}
     run.measurements["table"] = lookup_table([rows[name] for name in ends], layers)
     run.measurements["layers_alike"] = len(alike)
