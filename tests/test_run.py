@@ -3,6 +3,9 @@
 import json
 import multiprocessing
 import os
+import platform
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -209,6 +212,28 @@ def test_pins_stand_in_this_process() -> None:
     assert profiles.pinned("quick")
     assert torch.get_num_threads() == 1
     assert "AVX512" not in torch.backends.cpu.get_cpu_capability()  # they stood before torch was imported
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library reads other variables, or none")
+def test_memory_that_was_left_is_taken_again() -> None:
+    code = """if True:
+        import resource
+        faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = lambda: bytearray(b"x") * 2**27  # as large as a layer's maps of a large batch
+        block()
+        before = faults()
+        block()
+        block()
+        print(faults() - before)
+    """
+    pages = 2**27 // os.sysconf("SC_PAGE_SIZE")
+    ours = {**os.environ, **profiles.environment("standard")}
+    plain = {name: value for name, value in ours.items() if name not in profiles.MEMORY}
+    fresh, kept = (
+        int(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout)
+        for env in (plain, ours)
+    )
+    assert kept < pages / 10 < pages < fresh
 
 
 # overrides and collapse
