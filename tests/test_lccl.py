@@ -10,7 +10,7 @@ from torch import nn
 from shrinkbook import nets
 from shrinkbook.course.checks import dong2017 as checks
 from shrinkbook.measure.cost import cost
-from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, gates, placed, responses, with_zeros
+from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, carriers, gates, placed, responses, with_zeros
 from shrinkbook.nets.preact_resnet import PreactBottleneckBlock, PreactResNet
 
 
@@ -172,6 +172,27 @@ def test_responses_are_the_gates_maps():
     assert [tuple(gate.shape) for gate in found.values()] == [(3, 1, 8, 8)] * 2 + [(3, 1, 4, 4)] * 2
     assert not any(gate.requires_grad for gate in found.values())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_carriers_are_half_of_equals_and_one_among_dwarfs():
+    maps = torch.ones(8, 3, 4, 4)
+    assert carriers(maps) == 1 / 2
+    maps[5] *= 10
+    assert carriers(maps) == 1 / 8
+    for bad in (torch.zeros(2, 1, 1, 1), torch.full((2, 1, 1, 1), torch.inf)):
+        with pytest.raises(ValueError, match="carriers: the maps are zero or not finite"):
+            carriers(bad)
+
+
+def test_before_training_products_of_gates_leave_one_image_and_hard_masks_all():
+    plain = nets.initialize(nets.preact_resnet_cifar(20), 0)
+    images = drawn(32, 3, 32, 32)
+    share = {}
+    for name, model in {"plain": plain, "product": add_lccl(plain), "mask": add_lccl(plain, hard=True)}.items():
+        body = nn.Sequential(model.stem, model.layer1, model.layer2, model.layer3).train()
+        with torch.no_grad():
+            share[name] = carriers(body(images))
+    assert share["product"] == 1 / 32 < 0.3 < min(share["plain"], share["mask"])
 
 
 @pytest.mark.parametrize("kind", checks.KINDS)

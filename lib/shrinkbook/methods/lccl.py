@@ -211,6 +211,24 @@ def responses(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
+def carriers(maps: Tensor) -> float:
+    """Share of a batch's images that carry half of the energy of its maps: 1/2 if all are alike, 1/N if one drowns all.
+
+    M has no upper bound, and where a gate answers much, the next one reads much and answers more. Batch norm then makes
+    the other images small. Look before training: hardly a gradient reaches what no image carries.
+
+    Args:
+        maps: (N, C, H, W).
+
+    Raises:
+        ValueError: the maps are zero, or not finite.
+    """
+    energy = maps.double().square().flatten(1).sum(1).sort(descending=True).values
+    if not torch.isfinite(energy).all() or not energy.sum():
+        raise ValueError("carriers: the maps are zero or not finite")
+    return (int((energy.cumsum(0) < energy.sum() / 2).sum()) + 1) / len(energy)
+
+
 def with_zeros(layer: LCCLConv2d, x: Tensor, zeros: float) -> LCCLConv2d:
     """A copy, in evaluation mode, whose gates are 0 at this share of the positions of ``x``, in every channel alike.
 

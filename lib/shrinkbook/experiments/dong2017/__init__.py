@@ -111,11 +111,14 @@ _ALL = [
         _cifar(20, "10 epochs", TEN_EPOCHS, ["lccl"], dtype="float32", threads=1),
         seeds={"standard": 3}, seconds={"standard": 6000},
     ),
-    Experiment(
-        "dong2017.resnet20_relu_10ep", gated,
-        _cifar(20, "10 epochs", TEN_EPOCHS, ["relu"], dtype="float32", threads=1, row=""),
-        parents=("dong2017.resnet20_10ep",), seeds={"standard": 3}, seconds={"standard": 3000},
-    ),
+    *[
+        Experiment(
+            f"dong2017.resnet20_{arm}_10ep", gated,
+            _cifar(20, "10 epochs", TEN_EPOCHS, [arm], dtype="float32", threads=1, row=""),
+            parents=("dong2017.resnet20_10ep",), seeds={"standard": 3}, seconds={"standard": 3000},
+        )
+        for arm in ("relu", "hard")
+    ],
     *[
         Experiment(
             f"dong2017.resnet{depth}{suffix}", gated,
