@@ -36,8 +36,8 @@ def test_command(command, tmp_path):
 
 def test_ci_runs_what_the_readme_says():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    for command in BY_CI:
-        assert f"step {command}\n" in script
+    goals = {word for line in re.findall(r"^step make (.*)", script, re.M) for word in line.split()}
+    assert {command.removeprefix("make ") for command in BY_CI} <= goals
 
 
 def test_links_lead_somewhere():
