@@ -164,7 +164,8 @@ def test_latency_of_both_families_a_table_and_a_generator(scratch, monkeypatch) 
 def on_a_device() -> Context:
     """A search whose parents are this suite's recorded measurements of ResNet-20 on a host."""
     wanted = unit(catalogue.EXPERIMENTS, "liu2019.resnet20_lookup", "standard", 0)
-    return Context(wanted, "cpu", {name: phone.recorded()[name] for name in wanted.experiment.parents}, print)
+    recorded = phone.recorded()
+    return Context(wanted, "cpu", {name: recorded[name] for name in wanted.experiment.parents}, print)
 
 
 def test_a_search_takes_seconds_from_the_table_of_a_device(scratch, on_a_device: Context) -> None:

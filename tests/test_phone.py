@@ -278,15 +278,16 @@ def test_the_record_has_host_rows_and_no_others() -> None:
 
 def test_an_experiment_can_build_on_the_runs_of_a_phone(scratch: Path) -> None:
     name, experiments = "liu2019.resnet20_lookup", catalogue.EXPERIMENTS
+    plain, alone = (run.unit(experiments, one, "standard", 0) for one in (name, "li2017.vgg16"))
     with pytest.raises(ValueError, match="phone.lookup of 'a phone' is not here: make reproduce PHONE=... PROFILE=sta"):
-        phone.parents_on(experiments, name, "standard", "a phone")
+        phone.parents_on(experiments, plain, "a phone")
     with pytest.raises(ValueError, match="li2017.vgg16 builds on no run of a phone: leave --phone out"):
-        phone.parents_on(experiments, "li2017.vgg16", "standard", "a phone")
+        phone.parents_on(experiments, alone, "a phone")
     for parent in experiments[name].parents:
         one = phone.on_phone(experiments, parent, "standard", "a phone")
         store.write({**phone.recorded()[parent], "run_id": one.run_id, "config": dict(one.config)}, store.runs_dir())
-    parents = phone.parents_on(experiments, name, "standard", "a phone")
-    ours, plain = (run.unit(experiments, name, "standard", 0, parents=given) for given in (parents, None))
+    parents = phone.parents_on(experiments, plain, "a phone")
+    ours = run.unit(experiments, name, "standard", 0, parents=parents)
     assert [parent.config["where"] for parent in ours.parents] == ["a phone"] * 2
     assert [parent.config["where"] for parent in plain.parents] == ["host"] * 2
     assert ours.run_id != plain.run_id

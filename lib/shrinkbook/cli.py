@@ -118,9 +118,10 @@ def run_one(options: argparse.Namespace) -> int:
     """Compute one unit, print where its file is."""
     from shrinkbook.experiments import catalogue, phone, run
 
-    experiments, name, profile = catalogue.EXPERIMENTS, options.experiment, options.profile
-    parents = phone.parents_on(experiments, name, profile, options.phone) if options.phone else None
-    unit = run.unit(experiments, name, profile, options.seed, parents=parents)
+    asked = (catalogue.EXPERIMENTS, options.experiment, options.profile, options.seed)
+    unit = run.unit(*asked)
+    if options.phone:
+        unit = run.unit(*asked, parents=phone.parents_on(catalogue.EXPERIMENTS, unit, options.phone))
     wanted = profiles.environment(options.profile)
     if not profiles.pinned(options.profile):  # the pins must stand before Python starts
         os.execve(sys.executable, [sys.executable, "-m", "shrinkbook.cli", *sys.argv[1:]], {**os.environ, **wanted})

@@ -56,26 +56,20 @@ def stored(experiments: Mapping[str, Any], profile: str, where: str) -> dict[str
     return {run["experiment"]: run for run in stored_runs(wanted, store.runs_dir())}
 
 
-def parents_on(experiments: Mapping[str, Any], name: str, profile: str, where: str) -> dict[str, Unit]:
-    """The parents of an experiment that measure, as a phone of that name measured them.
+def parents_on(experiments: Mapping[str, Any], wanted: Unit, where: str) -> dict[str, Unit]:
+    """The parents of a run that measure, as a phone of that name measured them.
 
     Raises:
-        ValueError: an unknown experiment, one without such a parent, or a phone whose runs are not here.
+        ValueError: it has no such parent, or the phone's runs are not here.
     """
-    if name not in experiments:
-        raise ValueError(f"unknown experiment {name!r}; `shrinkbook plan` lists them")
-    found = {
-        parent: on_phone(experiments, parent, profile, where)
-        for parent in experiments[name].parents
-        if parent.startswith("phone.")
-    }
-    if not found:
-        raise ValueError(f"{name} builds on no run of a phone: leave --phone out")
-    for parent, one in found.items():
+    names = [parent.experiment.name for parent in wanted.parents if parent.experiment.name.startswith("phone.")]
+    if not names:
+        raise ValueError(f"{wanted.experiment.name} builds on no run of a phone: leave --phone out")
+    found = {name: on_phone(experiments, name, wanted.profile, where) for name in names}
+    for name, one in found.items():
         if one.find(store.runs_dir()) is None:
-            raise ValueError(
-                f"{parent} of {where!r} is not here: make reproduce PHONE=... PROFILE={profile} measures it"
-            )
+            measure = f"make reproduce PHONE=... PROFILE={wanted.profile} measures it"
+            raise ValueError(f"{name} of {where!r} is not here: {measure}")
     return found
 
 
