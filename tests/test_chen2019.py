@@ -126,6 +126,11 @@ def test_pictures_and_tables(digits) -> None:
     shorter = {**run, "history": [row for row in run["history"] if (row["phase"], row["epoch"]) != ("dafl", 1)]}
     (line,) = [x for x in chen2019.accuracy_picture([run, shorter]).axes[0].lines if x.get_label() == "dafl"]
     assert line.get_ydata()[-1] == run["measurements"]["accuracy"]["dafl"]  # of the run that did not stop
+    filters = run["measurements"]["filters"]
+    diverged = {**run, "measurements": {**run["measurements"], "filters": {**filters, "dafl": None}}}
+    likeness = chen2019.filters_table([run, diverged], [digits["digits"]])
+    assert likeness.loc["dafl", "lowest"] == likeness.loc["dafl", "mean cosine"] == round(filters["dafl"], 3)
+    assert list(likeness.index)[-2:] == ["back-propagation", "distillation"]
     table = chen2019.arms_table([run])
     assert table.loc["dafl", "last"] == round(run["measurements"]["accuracy"]["dafl"], 2)
     assert table.loc["teacher"].isna()["best on test"]

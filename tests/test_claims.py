@@ -231,6 +231,7 @@ TOML_FAULTS: list[tuple[str | None, str, str, list[str]]] = [
     ("2b", '"table1/small/error"', '"table1/small/error", "table1/base/error"', ["level", "1 cell"]),
     ("3", 'order = ["order.smallest", "order.largest"]\n', "", ["'order' or 'gap'"]),
     ("3", "stable", 'gap = "gaps.x"\nstable', ["'order' or 'gap'"]),
+    ("3", "stable", "at_most = 3\nstable", ["'at_most'", "'gap'"]),
     ("3", ', "order.largest"', "", ["'order'", "two"]),
     ("3", 'printed = "smallest > largest"\n', "", ["'printed'", "missing"]),
     ("3", 'source_status = "secondary"\n', "", ["'source_status'", "missing"]),

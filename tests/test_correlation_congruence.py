@@ -182,6 +182,14 @@ def test_half_precision_is_computed_in_float32():
     assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("kernel", cc.KERNELS.values(), ids=cc.KERNELS)
+def test_autocast_takes_no_digits_from_the_similarities(kernel):
+    student, teacher = STUDENT.float(), TEACHER.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = correlation_congruence_loss(student, teacher, kernel)
+    assert loss.dtype == torch.float32 and loss.item() == correlation_congruence_loss(student, teacher, kernel).item()
+
+
 @pytest.mark.parametrize("loss", [correlation_congruence_loss, cc.consecutive_product_loss, cc.congruence_error])
 def test_batches_that_do_not_fit_are_named(loss):
     with pytest.raises(ValueError, match=r"student \(6, 5\), teacher \(4, 5\)"):

@@ -224,8 +224,13 @@ def test_a_batch_smaller_than_the_classes_is_warned_of():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"logits \(3, 4\), features \(2, 6\)"):
         dafl.generator_loss(drawn(3, 4), drawn(2, 6), Weights())
-    with pytest.raises(ValueError, match="both need the same batch, not empty"):
+    with pytest.raises(ValueError, match=r"one_hot_loss: logits \(0, 4\).*at least one image"):
         dafl.generator_loss(drawn(0, 4), drawn(0, 6), Weights())
+    for loss in (dafl.one_hot_loss, dafl.information_entropy_loss, dafl.activation_loss):
+        with pytest.raises(ValueError, match=r"\(0, 4\).*at least one image"):
+            loss(drawn(0, 4))
+        with pytest.raises(ValueError, match=r"\(4,\); they must be \(images, numbers\)"):
+            loss(drawn(4, 4)[0])
     with pytest.raises(ValueError, match="unknown form 'log2'.* code, paper"):
         dafl.activation_loss(drawn(2, 3), "log2")
     with pytest.raises(ValueError, match="side 10 is not a multiple of 4"):

@@ -12,6 +12,7 @@ from scipy import stats
 from shrinkbook.evidence import statistics, verdicts
 from shrinkbook.evidence.claims import Cell, Claim, Paper, Table
 from shrinkbook.evidence.samples import EvidenceError
+from shrinkbook.evidence.statistics import equal_spread
 from shrinkbook.evidence.verdicts import agree, judge, judge_paper, words
 
 EXPERIMENT = "toy2020.run"
@@ -198,6 +199,19 @@ def test_level_pools_the_column_but_not_rows_without_spread_or_other_networks():
     assert verdict(claim, shared)["sd"] == pytest.approx(0.2)
     elsewhere = [make_run(9 + seed, None, b, data="imagenet") for seed, b in enumerate(other)]
     assert verdict(claim, shared + elsewhere)["sd"] == pytest.approx(0.2)
+
+
+def test_rows_of_another_spread_do_not_lend_theirs():
+    claim = make_claim("level", ["table1/small/error"], better="lower")
+    steady, wild = [6.5, 6.6, 6.7], [2.0, 7.0, 12.0]
+    runs = [make_run(seed, a, b) for seed, (a, b) in enumerate(zip(steady, wild, strict=True))]
+    assert verdict(claim, runs)["verdict"] == "reproduced"
+    assert verdict(claim, runs)["sd"] == pytest.approx(0.1)
+    swapped = [make_run(seed, b, a) for seed, (a, b) in enumerate(zip(steady, wild, strict=True))]
+    assert verdict(claim, swapped)["sd"] == pytest.approx(5.0)
+    # The 5 % points of F with 2 and 2 degrees of freedom: 19 and its inverse.
+    assert equal_spread([0.0, 1.0, 2.0], [0.0, 4.3, 8.6]) and equal_spread([0.0, 4.3, 8.6], [0.0, 1.0, 2.0])
+    assert not equal_spread([0.0, 1.0, 2.0], [0.0, 4.4, 8.8]) and not equal_spread([0.0, 4.4, 8.8], [0.0, 1.0, 2.0])
 
 
 def test_only_the_required_schedule_judges_a_level():
@@ -461,6 +475,25 @@ def test_tolerance_of_claims_that_say_not_worse():
     assert verdict(make_claim("order", gap="gaps.x", margin=0), runs)["verdict"] == "contradicted"
     assert verdict(make_claim("order", gap="gaps.x", margin=0, tolerance=1.0), runs)["verdict"] == "reproduced"
     assert verdict(make_claim("order", gap="gaps.x", margin=0, tolerance=0.4), runs)["verdict"] == "contradicted"
+
+
+def test_what_is_shown_is_the_difference_and_not_the_room_to_a_bound():
+    runs = [make_run(seed, measurements={"gaps": {"x": value}}) for seed, value in enumerate([-0.5, -0.1, 0, 0.1, 0.2])]
+    found = verdict(make_claim("order", gap="gaps.x", margin=0, tolerance=0.6), runs)
+    assert (found["verdict"], found["ours"], found["interval"]) == ("reproduced", 0, [-0.5, 0.2])
+    assert "a tolerance of 0.6" in found["reason"]
+    runs = [make_run(seed, measurements={"gaps": {"x": [2.5, 3 - cost]}}) for seed, cost in enumerate(range(1, 6))]
+    found = verdict(make_claim("order", gap="gaps.x", margin=0, at_most=3.0), runs)
+    assert (found["verdict"], found["ours"], found["interval"]) == ("inconclusive", 3, [1, 5])
+    cheap = [make_run(seed, measurements={"gaps": {"x": [2.5, 2.6]}}) for seed in range(5)]
+    found = verdict(make_claim("order", gap="gaps.x", margin=0, at_most=3.0), cheap)
+    assert (found["verdict"], found["ours"]) == ("reproduced", 0.5) and "0.5, at most 3," in found["reason"]
+
+
+def test_a_step_that_fails_in_every_seed_is_named():
+    runs = [make_run(seed, measurements={"gaps": {"x": [1, -2, 3 - seed]}}) for seed in range(5)]
+    found = verdict(make_claim("order", gap="gaps.x", margin=0), runs)
+    assert found["verdict"] == "inconclusive" and "of 3 steps, number 2 is below zero in every seed" in found["reason"]
 
 
 def test_an_experiment_with_enough_runs_goes_before_one_with_too_few():

@@ -27,6 +27,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "number": int,
     "margin": (int, float),
     "tolerance": (int, float),
+    "at_most": (int, float),
     "trend": dict,
     "stable": bool,
 }
@@ -116,9 +117,10 @@ class Deviation:
 class Claim:
     """One sentence of a paper and the rule that judges it; the kind says which keys the rule needs.
 
-    `tolerance` is for orders of the form "not worse": the gap counts from that much below zero. `premise` is the path
-    of a number that must be positive in the median over the runs, or the task cannot tell and the word is
-    `inconclusive`.
+    `tolerance` is for orders of the form "not worse": the gap counts from that much below zero. `at_most` is for those
+    of the form "at most so much": the gap is the room that is left below it, and what is shown is the quantity itself.
+    `premise` is the path of a number that must be positive in the median over the runs, or the task cannot tell and
+    the word is `inconclusive`.
     """
 
     paper: str
@@ -138,6 +140,7 @@ class Claim:
     premise: str | None = None
     trend: Trend | None = None
     tolerance: float | None = None
+    at_most: float | None = None
     printed: str | None = None
     source_status: str | None = None
     cost: str = ""
@@ -384,10 +387,10 @@ def _rule(here: str, paper: Paper, claim: Claim) -> None:
         raise PaperError(f"{here}: an order claim has either 'order' or 'gap', not both and not neither")
     optional = {
         "structural": set(),
-        "order": {"requires", "tolerance", "premise"},
+        "order": {"requires", "tolerance", "at_most", "premise"},
         "trend": {"requires", "premise"},
     }.get(kind, {"requires"})
-    for key in ("margin", "better", "requires", "order", "gap", "trend", "tolerance", "premise"):
+    for key in ("margin", "better", "requires", "order", "gap", "trend", "tolerance", "at_most", "premise"):
         given = getattr(claim, key) not in (None, ())
         if key in needs and not given:
             raise PaperError(f"{here}: the key '{key}' is missing; a {kind} claim needs it")
@@ -399,6 +402,8 @@ def _rule(here: str, paper: Paper, claim: Claim) -> None:
         raise PaperError(f"{here}: margin {claim.margin} must be a number from 0 up")
     if claim.tolerance is not None and not 0 < claim.tolerance < float("inf"):
         raise PaperError(f"{here}: tolerance {claim.tolerance} must be positive; leave it out for a strict order")
+    if claim.at_most is not None and (claim.gap is None or claim.tolerance is not None):
+        raise PaperError(f"{here}: 'at_most' goes with a 'gap' that is the room below it, and with no 'tolerance'")
     if claim.order and (len(claim.order) < 2 or not all(isinstance(path, str) and path for path in claim.order)):
         raise PaperError(f"{here}: 'order' needs at least two paths, best first")
     if claim.trend is not None:

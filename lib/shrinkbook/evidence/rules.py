@@ -151,62 +151,81 @@ def mechanism(claim: Claim, paper: Paper, chosen: list[Run]) -> Verdict:
     if chosen[0]["config"].get("data") == "digits":
         scope.append("embedded digits")
     elif schedule(chosen[0]) not in ("paper", "none"):
-        scope.append(f"{schedule(chosen[0])} schedule")
+        trained = chosen[0]["config"].get("data")
+        scope.append(f"{schedule(chosen[0])} schedule" if trained else schedule(chosen[0]))
     return {"scope": ", ".join(scope) or None} | result
 
 
 def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
-    """One gap a seed: the smallest of the claimed order, or of the list of gaps that a claim about "every layer" reads;
-    reversed only if the largest is negative too."""
-    tolerance = claim.tolerance or 0.0
+    """One gap a seed: the smallest step of the claimed order, or of the list of gaps that a claim about "every layer"
+    reads; reversed only if the largest is negative too."""
+    slack, margin = claim.tolerance or 0.0, claim.margin or 0.0
+    measured_steps: dict[str, list[float]] = {}
 
-    def extremes(run: Run) -> tuple[float, float] | None:
-        if claim.trend is not None:
-            x, y = (listed(run, claim.trend[axis]) for axis in ("x", "y"))
-            if x is None or y is None:
-                return None
-            change = claim.trend["direction"] * statistics.change_over_range(x, y)
-            return change, change
-        if claim.gap is not None and isinstance(dig(run["measurements"], claim.gap), list):
-            steps = listed(run, claim.gap) or [float("nan")]
-            return min(steps) + tolerance, max(steps) + tolerance
-        values = [measured(run, path) for path in claim.order or (claim.gap or "",)]
-        present = [value for value in values if value is not None]
-        if len(present) < len(values):
-            return None
-        low, high = statistics.consecutive(present) if claim.order else (present[0], present[0])
-        return low + tolerance, high + tolerance
+    def smallest(run: Run) -> float | None:
+        steps = _steps(claim, run)
+        return None if steps is None else min(measured_steps.setdefault(run["run_id"], steps))
 
-    lows = sample(chosen, lambda run: None if (pair := extremes(run)) is None else pair[0])
+    lows = sample(chosen, smallest)
     if not lows.values:
         return _absent(claim, lows, chosen)
-    highs = sample(chosen, lambda run: None if (pair := extremes(run)) is None else pair[1])
-    gaps, margin = lows.values, claim.margin or 0.0
-    middle, opposite = float(np.median(gaps)), float(np.median(highs.values))
-    hold, reverse = sum(gap > EPSILON for gap in gaps), sum(high < -EPSILON for high in highs.values)
+    every = [measured_steps[run["run_id"]] for run in lows.runs if run["run_id"] in measured_steps]
+    middle, opposite = float(np.median(lows.values)), float(np.median([max(steps) for steps in every]))
+    hold = sum(gap + slack > EPSILON for gap in lows.values)
+    reverse = sum(max(steps) + slack < -EPSILON for steps in every)
+    beside = f"against a margin of {margin:g}" + (f" and a tolerance of {slack:g}" if slack else "")
     word = "inconclusive"
     if lows.n < MIN_ORDER:
         why = f"n = {lows.n} is fewer than {MIN_ORDER} seeds"
     elif hold == lows.n:
-        word = "reproduced" if middle >= margin - EPSILON else word
-        why = f"all {lows.n} seeds agree, median gap {middle:.3g} against a margin of {margin:g}"
+        word = "reproduced" if middle + slack >= margin - EPSILON else word
+        why = f"all {lows.n} seeds agree, median {_shown(claim, middle)} {beside}"
     elif reverse == lows.n:
-        word = "contradicted" if -opposite >= margin - EPSILON else word
-        why = f"all {lows.n} seeds show the opposite, median {opposite:.3g} against a margin of {margin:g}"
+        word = "contradicted" if -opposite - slack >= margin - EPSILON else word
+        why = f"all {lows.n} seeds show the opposite, median {_shown(claim, opposite)} {beside}"
     else:
-        why = f"{hold} of {lows.n} seeds agree, {reverse} show the opposite"
+        why = f"{hold} of {lows.n} seeds agree, {reverse} show the opposite{_always_wrong(every, slack)}"
     if claim.premise is not None:
         met, said = _premise(claim.premise, chosen)
         word, why = word if met else "inconclusive", f"{why}; {said}"
+    shown = [gap if claim.at_most is None else claim.at_most - gap for gap in lows.values]
     return {
         "verdict": word,
-        "ours": _short(middle),
+        "ours": _short(float(np.median(shown))),
         "n": lows.n,
-        "sd": _short(statistics.deviation(gaps)) if len(gaps) > 1 else None,
-        "interval": [_short(min(gaps)), _short(max(gaps))],
+        "sd": _short(statistics.deviation(shown)) if len(shown) > 1 else None,
+        "interval": [_short(min(shown)), _short(max(shown))],
         "reason": "; ".join([f"{why} ({budget(lows)})", *lows.notes]),
         "runs": [run["run_id"] for run in lows.runs],
     }
+
+
+def _steps(claim: Claim, run: Run) -> list[float] | None:
+    """What one run says about an order or a trend: every number has to be positive; None if it does not measure it."""
+    if claim.trend is not None:
+        x, y = (listed(run, claim.trend[axis]) for axis in ("x", "y"))
+        return None if x is None or y is None else [claim.trend["direction"] * statistics.change_over_range(x, y)]
+    if claim.gap is not None and isinstance(dig(run["measurements"], claim.gap), list):
+        return listed(run, claim.gap) or [float("nan")]
+    values = [measured(run, path) for path in claim.order or (claim.gap or "",)]
+    present = [value for value in values if value is not None]
+    if len(present) < len(values):
+        return None
+    return statistics.consecutive(present) if claim.order else present
+
+
+def _shown(claim: Claim, gap: float) -> str:
+    """A gap in words; of what has a bound, the quantity."""
+    return f"gap {gap:.3g}" if claim.at_most is None else f"{claim.at_most - gap:.3g}, at most {claim.at_most:g},"
+
+
+def _always_wrong(every: list[list[float]], slack: float) -> str:
+    """Which of several steps fail in every seed: that decides nothing, but a reader should know."""
+    if len({len(steps) for steps in every}) > 1 or len(every[0]) < 2:
+        return ""
+    failing = [i + 1 for i, step in enumerate(zip(*every, strict=True)) if all(one + slack < -EPSILON for one in step)]
+    named = ", ".join(map(str, failing))
+    return f"; of {len(every[0])} steps, number {named} is below zero in every seed" if failing else ""
 
 
 def _premise(path: str, chosen: list[Run]) -> tuple[bool, str]:
@@ -231,15 +250,16 @@ def _images(claim: Claim, fixed: list[Run]) -> Verdict:
     if len({len(array) for array in arrays}) > 1:
         named = ", ".join(path for pair in pairs for path in pair)
         raise EvidenceError(f"run {run['run_id']}: per_image {named} differ in their number of images")
-    steps = np.stack(arrays[0::2]) - np.stack(arrays[1::2]) + (claim.tolerance or 0.0)
+    steps = np.stack(arrays[0::2]) - np.stack(arrays[1::2])
     gap, n = float(steps.mean(axis=1).min()), steps.shape[1]
     (low, high), (_, reversed_high) = statistics.bootstrap_steps(steps)
-    margin = claim.margin or 0.0
-    if low > EPSILON and low >= margin - EPSILON:
+    slack, margin = claim.tolerance or 0.0, claim.margin or 0.0
+    if low + slack > EPSILON and low + slack >= margin - EPSILON:
         result["verdict"] = "reproduced"
-    elif reversed_high < -EPSILON and -reversed_high >= margin - EPSILON:
+    elif reversed_high + slack < -EPSILON and -reversed_high - slack >= margin - EPSILON:
         result["verdict"] = "contradicted"
     why = f"gap {gap:.3g}, 95 % bootstrap interval [{low:.3g}, {high:.3g}] over {n} images, margin {margin:g}"
+    why += f", tolerance {slack:g}" if slack else ""
     return result | {
         "ours": _short(gap),
         "n": n,

@@ -140,7 +140,7 @@ def seeds_text(runs: Iterable[Run]) -> str:
 
 def place(run: Run) -> str:
     """Budget and data of a run in words."""
-    return f"schedule {schedule(run)} on {run['config'].get('data', 'no data')}"
+    return f"schedule {schedule(run)} on {run['config'].get('data') or 'no data'}"
 
 
 def budget(got: Sample) -> str:

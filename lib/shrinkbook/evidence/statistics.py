@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import fdtr, stdtrit
 
 Interval = tuple[float, float]
 
@@ -78,13 +78,23 @@ def estimate(values: Sequence[float], pool: Sequence[Sequence[float]] = ()) -> E
     """Mean of `values`; sd pooled over `values` and the groups in `pool`, with df = sum of (n_i - 1).
 
     Groups without any spread are left out of the pool: a row that every seed shares (one baseline for all) says nothing
-    about run-to-run variation and would shrink the sd.
+    about run-to-run variation and would shrink the sd. So are those of another spread than `values`, because a pooled
+    sd is nobody's: rows that collapse now and then would hide what a steady one shows, and the other way round.
     """
-    groups = [values, *(group for group in pool if deviation(group) > 0)]
+    groups = [values, *(group for group in pool if deviation(group) > 0 and equal_spread(values, group))]
     df = sum(len(group) - 1 for group in groups)
     variance = sum((len(group) - 1) * deviation(group) ** 2 for group in groups) / df if df else 0.0
     sd = math.sqrt(variance)
     return Estimate(float(np.mean(values)), sd, sd / math.sqrt(len(values)), len(values), max(df, 1))
+
+
+def equal_spread(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether the two-sided F test of equal variances keeps its hypothesis at 10 %; True where `first` has none."""
+    ours, theirs = deviation(first) ** 2, deviation(second) ** 2
+    if ours == 0:
+        return True
+    below = float(fdtr(len(second) - 1, len(first) - 1, theirs / ours))
+    return min(below, 1 - below) >= (1 - CONFIDENCE) / 2
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -118,11 +128,9 @@ def change_over_range(x: Sequence[float], y: Sequence[float]) -> float:
     return float(spread @ (second - second.mean()) / (spread @ spread) * np.ptp(first))
 
 
-def consecutive(values: Sequence[float]) -> tuple[float, float]:
-    """Smallest and largest difference of neighbours, best first: > 0 means that the whole order holds (is reversed if
-    the largest is < 0)."""
-    steps = [high - low for high, low in itertools.pairwise(values)]
-    return min(steps), max(steps)
+def consecutive(values: Sequence[float]) -> list[float]:
+    """Differences of neighbours, best first: the whole order holds if all are > 0, and is reversed if all are < 0."""
+    return [high - low for high, low in itertools.pairwise(values)]
 
 
 def bootstrap_steps(steps: np.ndarray, level: float = 0.95) -> tuple[Interval, Interval]:

@@ -32,7 +32,7 @@ def class_uniform(labels: Tensor, batch: int, per_class: int) -> Sampler:
         ValueError: k does not divide the batch.
     """
     if per_class < 1 or batch % per_class:
-        raise ValueError(f"class_uniform: k = {per_class} images a class do not divide a batch of {batch}")
+        raise ValueError(f"class_uniform: k = {per_class} does not divide a batch of {batch}; take a k that does")
     labels = labels.cpu()
 
     def sampler(indices: Tensor, generator: torch.Generator) -> list[Tensor]:

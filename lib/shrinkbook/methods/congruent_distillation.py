@@ -163,6 +163,9 @@ class ConsecutiveProduct:
     Args:
         teacher: frozen and in evaluation mode.
         weight: 0.02 in the benchmark.
+
+    Raises:
+        ValueError: called with a student that is not in :class:`Embedded`.
     """
 
     teacher: nn.Module
@@ -172,7 +175,10 @@ class ConsecutiveProduct:
         frozen(self.teacher)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        assert isinstance(model, Embedded)
+        if not isinstance(model, Embedded):
+            raise ValueError(
+                f"ConsecutiveProduct: {type(model).__name__} has no embeddings to compare; wrap the student in Embedded"
+            )
         with torch.no_grad():
             target, _ = with_features(self.teacher, images)
         features, logits = with_features(model, images)

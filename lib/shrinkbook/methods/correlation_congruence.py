@@ -99,7 +99,9 @@ KERNELS: Mapping[str, Kernel] = {
 def correlation_congruence_loss(student: Tensor, teacher: Tensor, kernel: Kernel = gaussian_rbf) -> Tensor:
     """L_CC = 1/n^2 sum_ij (phi(f_i^s, f_j^s) - phi(f_i^t, f_j^t))^2 (section 3.3), on features of unit length.
 
-    Both matrices are n x n, so that the loss itself asks for no common number of features.
+    Both matrices are n x n, so that the loss itself asks for no common number of features; naive MMD, whose means over
+    d features of a unit vector shrink as 1 / sqrt(d), compares like with like only where the numbers are equal. In
+    float32 or better, under autocast too: differences of similarities near 1 have no digits left in bfloat16.
 
     Args:
         student: (n, d) features.
@@ -118,7 +120,8 @@ def correlation_congruence_loss(student: Tensor, teacher: Tensor, kernel: Kernel
             "correlation_congruence_loss: the teacher's features ask for a gradient, and it would move towards the "
             "student; compute them under torch.no_grad()"
         )
-    return (kernel(unit_length(student)) - kernel(unit_length(teacher))).square().mean()
+    with torch.autocast(student.device.type, enabled=False):
+        return (kernel(unit_length(student)) - kernel(unit_length(teacher))).square().mean()
 
 
 def consecutive_product_loss(student: Tensor, teacher: Tensor) -> Tensor:

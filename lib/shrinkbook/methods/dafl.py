@@ -151,7 +151,11 @@ def one_hot_loss(logits: Tensor) -> Tensor:
 
     Returns:
         A scalar in nats, 0 or above; 0 where every prediction is certain. No gradient comes through the choice.
+
+    Raises:
+        ValueError: no image, or logits that are no matrix.
     """
+    _batch("one_hot_loss", "logits", logits)
     return F.cross_entropy(logits, logits.argmax(1))
 
 
@@ -161,8 +165,12 @@ def activation_loss(features: Tensor, form: Form = "code") -> Tensor:
     Args:
         features: (n, width).
         form: ``paper`` sums over the width, ``code`` takes the mean: L_a(paper) = width L_a(code).
+
+    Raises:
+        ValueError: no image, features that are no matrix, an unknown form.
     """
     _known(form)
+    _batch("activation_loss", "features", features)
     return -(features.abs().mean() if form == "code" else features.abs().sum(1).mean())
 
 
@@ -174,8 +182,12 @@ def information_entropy_loss(logits: Tensor, form: Form = "code") -> Tensor:
 
     Args:
         logits: (n, k). A batch of fewer images than classes cannot have all classes with certainty: a warning says so.
+
+    Raises:
+        ValueError: no image, logits that are no matrix, an unknown form.
     """
     _known(form)
+    _batch("information_entropy_loss", "logits", logits)
     n, k = logits.shape
     if n < k:
         warnings.warn(
@@ -197,11 +209,11 @@ def generator_loss(logits: Tensor, features: Tensor, weights: Weights, form: For
         features: (n, width) of the teacher.
 
     Raises:
-        ValueError: unequal batches, an unknown form.
+        ValueError: unequal batches, no image, not matrices, an unknown form.
     """
-    if len(logits) != len(features) or logits.ndim != 2 or not len(logits):
+    if logits.shape[:1] != features.shape[:1]:
         shapes = f"logits {tuple(logits.shape)}, features {tuple(features.shape)}"
-        raise ValueError(f"generator_loss: {shapes}; both need the same batch, not empty, and logits (batch, classes)")
+        raise ValueError(f"generator_loss: {shapes}; both need the same batch")
     parts = one_hot_loss(logits), information_entropy_loss(logits, form), activation_loss(features, form)
     factors = weights.one_hot, weights.entropy, weights.activation
     total = sum(factor * part for factor, part in zip(factors, parts, strict=True))
@@ -253,6 +265,11 @@ def similarities(filters: Tensor, others: Tensor) -> Tensor:
     if filters.shape[1:] != others.shape[1:]:
         raise ValueError(f"similarities: filters of shape {tuple(filters.shape[1:])} and {tuple(others.shape[1:])}")
     return F.normalize(filters.flatten(1), dim=1) @ F.normalize(others.flatten(1), dim=1).T
+
+
+def _batch(loss: str, what: str, matrix: Tensor) -> None:
+    if matrix.ndim != 2 or not len(matrix):
+        raise ValueError(f"{loss}: {what} {tuple(matrix.shape)}; they must be (images, numbers) of at least one image")
 
 
 def _known(form: str) -> None:

@@ -51,6 +51,23 @@ def ablation_table(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def filters_table(without: Runs, with_data: Runs) -> pd.DataFrame:
+    """How like the teacher's the student's first filters are, arm by arm: mean, lowest, highest of those not diverged.
+
+    Args:
+        without: runs of the arms without data.
+        with_data: those of back-propagation and distillation.
+    """
+    named = [(name, without) for name in ("dafl", "noise", "alternative", "untrained student")]
+    named += [(name, with_data) for name in ("back-propagation", "distillation")]
+    rows = {}
+    for name, runs in named:
+        values = [value for run in runs if (value := run["measurements"]["filters"].get(name)) is not None]
+        if values:
+            rows[name] = {"mean cosine": np.mean(values), "lowest": min(values), "highest": max(values)}
+    return pd.DataFrame(rows).T.astype(float).round(3)
+
+
 def seeds_picture(runs: Runs) -> figures.Picture:
     """Every seed's accuracy in every arm."""
     names = list(runs[0]["measurements"]["accuracy"])
