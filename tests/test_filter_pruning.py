@@ -9,6 +9,7 @@ from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.course.checks import li2017 as checks
+from shrinkbook.experiments.networks import NETS
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods import filter_criteria as criteria
 from shrinkbook.methods import filter_pruning as pruning
@@ -90,15 +91,20 @@ def test_kept_count_is_floor_in_decimal():
     checks.impossible_ratios_are_refused(pruning.kept_count)
 
 
-@pytest.mark.parametrize("ratio", [1, 1.5, -0.1])
+@pytest.mark.parametrize("ratio", [1, 1.5, -0.1, "half", torch.tensor(0.5)])
 def test_ratio_out_of_range(ratio):
-    with pytest.raises(ValueError, match=r"layer conv_1: pruning ratio .* outside \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"layer conv_1: pruning ratio .* is no number in \[0, 1\)"):
         pruning.select(small_vgg(), {"conv_1": ratio})
 
 
 def test_no_filter_left_and_unknown_layer():
-    with pytest.raises(ValueError, match="layer conv_1: pruning ratio 0.99 leaves none of 6 filters"):
+    with pytest.raises(
+        ValueError, match="layer conv_1: .* leaves none of 6 filters; use at most 0.833"
+    ):
         pruning.select(small_vgg(), {"conv_1": 0.99})
+    assert pruning.kept_count(6, 0.833) == 1
+    with pytest.raises(ValueError, match="none of 1 filters; leave the layer out"):
+        pruning.kept_count(1, 0.5)
     with pytest.raises(ValueError, match="no prunable layer 'conv_5'; this network has conv_1, conv_2"):
         pruning.select(small_vgg(), {"conv_5": 0.5})
     with pytest.raises(ValueError, match="unknown selection strategy"):
@@ -121,6 +127,39 @@ def test_greedy_counts_surviving_channels_only():
         for name in ("greedy", "independent")
     }
     assert alone["greedy"] == alone["independent"], "nothing pruned before: the two strategies are one"
+
+
+@pytest.mark.parametrize("net", ["ResNet-34", "ResNet-50", "digits ResNet with projections", "ResNet-20"])
+def test_layers_are_listed_before_those_that_read_their_maps(net):
+    with torch.device("meta"):
+        couplings = list(pruning.couplings_of(NETS[net]()).values())
+    for place, one in enumerate(couplings):
+        assert not any(one.ranked_by in later.consumers for later in couplings[place + 1 :]), one.ranked_by
+
+
+def test_greedy_takes_a_stage_before_the_blocks_that_read_it():
+    """A network that describes itself and the same one found by following its forward pass choose the same filters."""
+
+    class Wrapped(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            return self.inner(x)
+
+    model = awake(small_resnet(True))
+    wrapped = Wrapped(model)
+    ratios = dict.fromkeys(pruning.couplings_of(model), 0.5)
+    own = pruning.select(model, ratios, strategy="greedy")
+    described = {one.ranked_by for one in pruning.couplings_of(model).values()}  # all but the stem
+    names = {n: k for n, one in pruning.couplings_of(wrapped).items() if (k := one.ranked_by[6:]) in described}
+    traced = pruning.select(wrapped, dict.fromkeys(names, 0.5), strategy="greedy")
+    by_kernel = {kernel: traced[name] for name, kernel in names.items()}
+    independent = pruning.select(model, ratios)
+    for name, one in pruning.couplings_of(model).items():
+        assert torch.equal(own[name], by_kernel[one.ranked_by]), name
+    assert any(not torch.equal(own[name], independent[name]) for name in own)
 
 
 def test_greedy_equals_independent_for_first_convolutions_of_blocks():

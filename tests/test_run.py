@@ -270,3 +270,12 @@ def test_a_collapsed_training_is_an_outcome_and_stays_in_n(scratch: Any) -> None
     assert "collapsed without a value: seed 0" in judged["reason"]
     fine = [*runs, {**runs[0], "seed": 5}]
     assert verdicts.judge(claim, paper, fine, "quick")["verdict"] == "reproduced"
+
+
+def test_a_child_of_a_diverged_network_is_collapsed_and_stays_in_n(scratch: Any) -> None:
+    wild = {**SHORT, "lr": 1e20}
+    diverging = {**SMALL, "toy2020.base": Experiment("toy2020.base", baseline, {"quick": {**DIGITS, "recipe": wild}})}
+    said: list[str] = []
+    found = ensure(unit(diverging, "toy2020.scan", "quick", 0), progress=said.append)
+    assert found["status"] == "collapsed" and "original" in found["stages"] and found["measurements"] == {}
+    assert any("toy2020.scan seed 0: its parent's network diverged" in line for line in said)

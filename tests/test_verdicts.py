@@ -37,7 +37,7 @@ def make_paper(*claims, status="verified"):
     return Paper("toy2020", "Toy", "A", "V", 2020, "1", "text", tables, {}, (), claims)
 
 
-def make_run(seed=0, error=None, base=None, flop=None, schedule="paper", data="cifar10", **extra):
+def make_run(seed=0, error=None, base=None, flop=None, schedule="paper", data="cifar10", net="toy", **extra):
     """A run file with the error of `small`, the error and flop of `base`; anything else by keyword."""
     cells = {"small": {}, "base": {}}
     for row, column, value in (("small", "error", error), ("base", "error", base), ("base", "flop", flop)):
@@ -50,7 +50,7 @@ def make_run(seed=0, error=None, base=None, flop=None, schedule="paper", data="c
         "profile": "standard",
         "seed": seed,
         "run_id": f"{seed:016x}",
-        "config": {"schedule": schedule, "data": data},
+        "config": {"schedule": schedule, "data": data, "net": net},
         "parents": [],
         "status": "finished",
         "stages": {},
@@ -197,6 +197,8 @@ def test_level_pools_the_column_but_not_rows_without_spread_or_other_networks():
     assert found["interval"] == pytest.approx([0.1 - half, 0.1 + half])
     shared = [make_run(seed, a, 7.0) for seed, a in enumerate(ours)]
     assert verdict(claim, shared)["sd"] == pytest.approx(0.2)
+    timed = [make_run(seed, a, b, net=None) for seed, (a, b) in enumerate(zip(ours, other, strict=True))]
+    assert verdict(claim, timed)["sd"] == pytest.approx(0.2)  # rows of a run without a network are of several
     elsewhere = [make_run(9 + seed, None, b, data="imagenet") for seed, b in enumerate(other)]
     assert verdict(claim, shared + elsewhere)["sd"] == pytest.approx(0.2)
 
@@ -452,9 +454,13 @@ def test_fixed_network_gap_needs_a_pair_of_per_image_records():
 
 
 def test_fixed_network_margin_must_lie_below_the_whole_interval():
-    rates = [correct(81), correct(80), correct(70)]
+    rates = [correct(83), correct(80), correct(70)]
     gap = verdict(make_claim("order", order=ORDER, margin=0), [fixed_run(rates)])
     assert gap["verdict"] == "reproduced"
+    near = [correct(81), correct(80), correct(70)]  # above 0, but another training could turn half a point
+    close = verdict(make_claim("order", order=ORDER, margin=0), [fixed_run(near)])
+    assert 0 < close["interval"][0] < 0.5 and close["verdict"] == "inconclusive"
+    assert verdict(make_claim("order", order=ORDER, margin=0), [fixed_run(near[::-1])])["verdict"] == "inconclusive"
     tight = make_claim("order", order=ORDER, margin=(gap["interval"][0] + gap["ours"]) / 2)
     assert verdict(tight, [fixed_run(rates)])["verdict"] == "inconclusive"
 

@@ -59,6 +59,10 @@ class Experiment:
     packages: tuple[str, ...] = ()
 
 
+class Diverged(ValueError):
+    """A network whose weights are no numbers: the run ends with what it has measured, and counts as collapsed."""
+
+
 def counting(name: str, function: Callable[["Context"], None], seconds: float, version: int = 1) -> Experiment:
     """An experiment that trains and times nothing: the same in every profile, one run on one thread."""
     every = profiles.PROFILES
@@ -339,7 +343,11 @@ def _execute(wanted: Unit, device: str | None, progress: Progress) -> dict[str, 
     remember_source()
     joules, reason = meter(device)
     started = time.perf_counter()
-    wanted.experiment.function(context)
+    try:
+        wanted.experiment.function(context)
+    except Diverged as error:
+        context.status = "collapsed"
+        progress(str(error))
     seconds = {**context.seconds, "total": round(time.perf_counter() - started, 3)}
     run: dict[str, Any] = {
         "schema": store.SCHEMA,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.run import Context, Diverged
 from shrinkbook.methods.lccl import LCCLConv2d, gates, with_zeros
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_space import Genes
@@ -28,11 +28,22 @@ def baseline(run: Context) -> None:
 
 
 def trained(run: Context) -> nn.Module:
-    """The parent's network in evaluation mode, measured as stage ``original``."""
+    """The parent's network in evaluation mode, measured as stage ``original``.
+
+    Raises:
+        Diverged: its weights are no numbers.
+    """
     run.load_data()
     model = run.load_parent(NETS[run.config["net"]]()).eval()
     run.stage("original", model)
+    if not finite(model):
+        raise Diverged(f"{run.unit.experiment.name} seed {run.seed}: its parent's network diverged, nothing to work on")
     return model
+
+
+def finite(model: nn.Module) -> bool:
+    """Whether all weights and statistics are numbers."""
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
 
 
 def original(run: Context) -> float:

@@ -51,16 +51,18 @@ def ranked_kernel(model: nn.Module, coupling: Coupling) -> Tensor:
 def kept_count(filters: int, ratio: float) -> int:
     """Filters that stay when a share ``ratio`` goes: floor(n (1 - p)), in exact decimal arithmetic.
 
-    The paper does not say how it rounds; this rule and no other gives every FLOP figure of its table 1.
+    The paper does not say how it rounds; of the usual rules only this one gives the FLOP figures of its table 1.
 
     Raises:
-        ValueError: the ratio is not in [0, 1), or no filter would stay.
+        ValueError: the ratio is no number in [0, 1), or no filter would stay.
     """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"pruning ratio {ratio} is outside [0, 1); 0.5 removes half of the filters")
+    if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+        raise ValueError(f"pruning ratio {ratio!r} is no number in [0, 1); 0.5 removes half of the filters")
     kept = int(filters * (1 - Fraction(str(ratio))))
     if kept == 0:
-        raise ValueError(f"pruning ratio {ratio} leaves none of {filters} filters; use less than {1 - 1 / filters:.3f}")
+        most = int(1000 * (1 - 1 / filters)) / 1000
+        remedy = f"use at most {most:g}" if most else "leave the layer out"
+        raise ValueError(f"pruning ratio {ratio} leaves none of {filters} filters; {remedy}")
     return kept
 
 

@@ -149,19 +149,22 @@ class ResNet(nn.Module):
                     conv, norm, reader = f"{path}.conv{inner}", f"{path}.bn{inner}", f"{path}.conv{inner + 1}"
                     couplings[f"conv_{number + inner - 1}"] = Coupling((conv,), (norm,), (reader,), conv, stage)
                 number += self._convolutions
-            if isinstance(self.get_submodule(f"layer{stage}.0.shortcut"), nn.Sequential):
-                last = self._convolutions
-                projection = f"layer{stage}.0.shortcut.0"
-                following = f"layer{stage + 1}.0"
-                readers = (f"{following}.conv1", f"{following}.shortcut.0") if stage < len(self.blocks) else ("linear",)
-                couplings[f"stage_{stage}"] = Coupling(
-                    producers=(projection, *(f"{path}.conv{last}" for path in block_paths)),
-                    norms=(f"layer{stage}.0.shortcut.1", *(f"{path}.bn{last}" for path in block_paths)),
-                    consumers=(*(f"{path}.conv1" for path in block_paths[1:]), *readers),
-                    ranked_by=projection,
-                    stage=stage,
-                )
+                projected = isinstance(self.get_submodule(f"{path}.shortcut"), nn.Sequential)
+                if path == block_paths[0] and projected:  # before the blocks that read these maps
+                    couplings[f"stage_{stage}"] = self._stage(stage, block_paths)
         return couplings
+
+    def _stage(self, stage: int, block_paths: Sequence[str]) -> Coupling:
+        """The maps that the blocks of a stage with a projection add up."""
+        last, projection, following = self._convolutions, f"{block_paths[0]}.shortcut.0", f"layer{stage + 1}.0"
+        readers = (f"{following}.conv1", f"{following}.shortcut.0") if stage < len(self.blocks) else ("linear",)
+        return Coupling(
+            producers=(projection, *(f"{path}.conv{last}" for path in block_paths)),
+            norms=(f"{block_paths[0]}.shortcut.1", *(f"{path}.bn{last}" for path in block_paths)),
+            consumers=(*(f"{path}.conv1" for path in block_paths[1:]), *readers),
+            ranked_by=projection,
+            stage=stage,
+        )
 
     def free_widths(self) -> dict[str, Coupling]:
         """Maps whose number is free for a search (Liu et al. 2019): outer ones a stage, inner ones a block.

@@ -98,7 +98,7 @@ def vgg_scan(run: Context) -> None:
             curves["smallest"][layer][ratios.index(0.6)] - original(run) for layer in deep_layers(model, layers)
         ],
         "l1_minus_l2": float(
-            np.mean([abs(np.mean(curves["smallest"][layer]) - np.mean(curves["l2"][layer])) for layer in layers])
+            max(np.mean(np.abs(np.subtract(curves["smallest"][layer], curves["l2"][layer]))) for layer in layers)
         ),
         "l1_over_activation": [mean["smallest"] - mean[name] for name in plain],
         "l1_over_mean_std_above_60": mean_over(curves["smallest"], above_60) - mean_over(curves["mean-std"], above_60),

@@ -45,7 +45,7 @@ _ALL = [
                 "joint_centroids": 64, "filter_pruning": "digits VGG-pruned-A",
             }
         },
-        parents=("li2017.digits_vgg",), seconds={"quick": 10},
+        parents=("li2017.digits_vgg",), seconds={"quick": 10}, version=2,  # 1 had one random draw as the control
     ),
     Experiment(
         "son2018.sharing", sharing_map,

@@ -10,7 +10,7 @@ from shrinkbook.experiments.public import loaded
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.son2018.sharing import by_layer
 from shrinkbook.experiments.son2018.variants import index_bits, is_plain, settings
-from shrinkbook.experiments.steps import note_images, rounded, trained
+from shrinkbook.experiments.steps import finite, note_images, rounded, trained
 from shrinkbook.methods import filter_pruning
 from shrinkbook.methods.clustered_bytes import from_bytes, sizes, to_bytes
 from shrinkbook.methods.clustered_layers import clustered_layers, codebooks
@@ -41,7 +41,8 @@ def vgg16(run: Context) -> None:
         run.cell(f"cifar10/{row}/flop", found["acceleration"]["multiplications"][name])
     run.cell("pruning/C512/error", 100 - found["tuned"]["C512"])
     run.cell("pruning/filter-pruning/error", 100 - joined["pruned"])
-    run.cell("pruning/filter-pruning-C512/error", 100 - joined["pruned_clustered"])
+    if "pruned_clustered" in joined:
+        run.cell("pruning/filter-pruning-C512/error", 100 - joined["pruned_clustered"])
 
 
 def public_network(run: Context) -> None:
@@ -65,7 +66,7 @@ def every(run: Context, model: nn.Module) -> None:
     for name in run.config["models"]:
         smaller = one(run, model, name)
         shared[name] = shared_cost(smaller, _shape(run))
-        random[name] = shared_cost(with_random_indices(smaller, run.seed), _shape(run)).acceleration
+        random[name] = random_acceleration(smaller, _shape(run))
         if name == run.config["pictured"]:
             picture(run, smaller)
             on_cpu = copy.deepcopy(smaller).cpu().float().eval()
@@ -99,14 +100,23 @@ def every(run: Context, model: nn.Module) -> None:
     recovery(run)
 
 
-def with_random_indices(clustered: nn.Module, seed: int) -> nn.Module:
-    """A copy in which every kernel has a centroid and a transform drawn at random: what the numbers alone share."""
-    twin, generator = copy.deepcopy(clustered), torch.Generator().manual_seed(seed)
-    for layer in clustered_layers(twin).values():
-        k, transforms = len(layer.codebook.centroids), layer.codebook.transforms
-        for indices, count in ((layer.index, k), (layer.transform, transforms)):
-            indices.copy_(torch.randint(count, indices.shape, generator=generator))
-    return twin
+def random_acceleration(clustered: nn.Module, shape: tuple[int, int, int]) -> float:
+    """What sharing would save if every kernel had a centroid and a transform drawn at random: what numbers alone share.
+
+    n draws of K variants meet K (1 - (1 - 1/K)^n) of them in the mean: by output with n inputs, by input with n
+    outputs, and each layer takes the order that is cheaper. A single draw would put its own noise into the control.
+    """
+    layers, rows = clustered_layers(clustered), shared_cost(clustered, shape).layers
+    total = 0.0
+    for row in rows:
+        fewest = 1.0
+        if row.clustered:
+            layer = layers[row.name]
+            variants, inputs, outputs = layer.codebook.effective().shape[0], layer.in_channels, layer.out_channels
+            met = [variants * (1 - (1 - 1 / variants) ** n) / n for n in (inputs, outputs)]
+            fewest = min(met)
+        total += row.dense * fewest
+    return sum(row.dense for row in rows) / total
 
 
 def recovery(run: Context) -> None:
@@ -137,7 +147,7 @@ def one(run: Context, model: nn.Module, name: str) -> nn.Module:
     row: dict[str, float | None] = {
         "formula": report.bits_after() / 8, "ratio": report.ratio(), "reloaded_accuracy": None
     }  # fmt: skip
-    if all(tensor.isfinite().all() for tensor in smaller.state_dict().values()):  # a collapsed one has no bytes
+    if finite(smaller):  # one that diverged has no bytes
         data = to_bytes(smaller)
         row |= {**sizes(data), "file": len(data), "reloaded_accuracy": run.accuracy(from_bytes(data, model))}
     run.measurements.setdefault("bytes", {})[name] = row
@@ -159,7 +169,10 @@ def picture(run: Context, smaller: nn.Module) -> None:
 
 
 def joint(run: Context, model: nn.Module) -> None:
-    """Clustering after pruning: half of the kernels by their l1 norm, and the filters of VGG-16-pruned-A."""
+    """Clustering after pruning: half of the kernels by their l1 norm, and the filters of VGG-16-pruned-A.
+
+    Where a pruned network diverges, its part is left out: hours of others must not be lost with it.
+    """
     k = run.config["joint_centroids"]
     halved, masks = prune_kernels(model)
     with pruned_stay_zero(halved, masks):
@@ -170,6 +183,8 @@ def joint(run: Context, model: nn.Module) -> None:
     before = plan(model, 1).bits_before
     for name, smaller, key in (("P", halved, "kernels_"), ("filter-pruning", fewer, "")):
         found[f"{key}pruned"] = run.stage(name, smaller)
+        if not finite(smaller):
+            continue
         clustered, report = compress(smaller, k, seed=run.seed, max_iterations=run.config["iterations"])
         run.stage(f"{name}-C{k} clustered", clustered)
         run.train(clustered, run.recipe(run.config["finetune"]), f"{name}-C{k}")
