@@ -10,7 +10,7 @@ from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import layer_inputs, rounded
 from shrinkbook.methods.lccl import add_lccl, gates, responses
-from shrinkbook.methods.lccl_saving import Sparsity, dead_gates, saving, sparsity
+from shrinkbook.methods.lccl_saving import Sparsity, dead_gates, idle_gates, saving, sparsity
 from shrinkbook.methods.lccl_skip import SkippingConv, skipping
 from shrinkbook.nets import initialize
 from shrinkbook.training.evaluate import evaluation_batches
