@@ -7,6 +7,7 @@ from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.experiments.dong2017.gated import ARMS
+from shrinkbook.experiments.dong2017.start import blocks, start_table
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.methods.lccl import add_lccl
 from shrinkbook.methods.lccl_start import evenness, gradient_norm
@@ -20,11 +21,6 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def arms(plain: nn.Module) -> dict[str, nn.Module]:
     return {"plain": plain, **{arm: add_lccl(plain, **options) for arm, options in ARMS.items()}}
-
-
-def body(model: nn.Module) -> nn.Module:
-    stages = [module for name, module in model.named_children() if name == "stem" or name.startswith("layer")]
-    return nn.Sequential(*stages).train()
 
 
 def test_evenness_is_one_of_equals_and_small_where_one_drowns_the_others():
@@ -55,8 +51,8 @@ def test_before_training_products_of_gates_drown_images_in_resnet20_and_less_in_
     deep = arms(nets.initialize(nets.preact_resnet_cifar(20), 0))
     small = arms(nets.initialize(NETS["digits pre-activation ResNet"](), 0))
     with torch.no_grad():
-        even = {arm: evenness(body(model)(drawn(64, 3, 32, 32))) for arm, model in deep.items()}
-        even_small = {arm: evenness(body(model)(drawn(64, 1, 8, 8))) for arm, model in small.items()}
+        even = {arm: evenness(blocks(model.train())(drawn(64, 3, 32, 32))) for arm, model in deep.items()}
+        even_small = {arm: evenness(blocks(model.train())(drawn(64, 1, 8, 8))) for arm, model in small.items()}
     for arm in ("plain", "hard"):
         assert min(even[arm], even_small[arm]) > 0.5, arm
     for arm in ("lccl", "pointwise", "relu", "after_relu", "published", "grid"):  # eighteen gates, both convolutions
@@ -72,3 +68,13 @@ def test_the_hard_mask_is_even_forwards_and_steep_backwards():
     norms = {"plain": gradient_norm(plain, images, LABELS)}
     norms["hard"] = gradient_norm(add_lccl(plain, hard=True), images, LABELS)
     assert norms["plain"] < 5 and norms["hard"] > 20 * norms["plain"]
+
+
+def test_the_table_shows_both_networks_in_training_mode():
+    table = start_table().astype(float)
+    even, norm = table["median over mean energy"], table["norm of the gradient"]
+    deep, small = "pre-activation ResNet-20", "digits pre-activation ResNet"
+    assert [arm for net, arm in table.index if net == deep] == [arm for net, arm in table.index if net == small]
+    assert even[deep, "lccl"] < 1e-4 < 10 * 1e-4 < even[small, "lccl"]
+    assert min(even[net, arm] for net in (deep, small) for arm in ("baseline", "hard")) > 0.5
+    assert norm[deep, "hard"] > 50 * norm[deep, "baseline"] and norm[small, "hard"] < 20 * norm[small, "baseline"]
