@@ -7,7 +7,7 @@ import torch
 from conftest import SmallCifar, paths_of
 from torch import nn
 
-from shrinkbook.evidence import claims, verdicts
+from shrinkbook.evidence import claims, report, tables, verdicts
 from shrinkbook.evidence.statistics import agree
 from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, dong2017
@@ -19,10 +19,14 @@ from shrinkbook.experiments.run import Context, Experiment, ensure, unit
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods.lccl import add_lccl, gates
 from shrinkbook.nets import PreactResNet, initialize
+from shrinkbook.training import evaluate
+from shrinkbook.training.data import STORED
 
 PAPER = claims.load("dong2017")
+CIFAR = PAPER.tables["cifar10"]
 ONE_EPOCH = {"epochs": 1, "batch": 100, "lr": 0.1}
-
+LEARNING = {"epochs": 6, "batch": 25, "lr": 0.03}  # enough for every arm to leave chance on digits
+NO_STEPS = {**ONE_EPOCH, "lr": 0.0}
 
 WORDS = ("differs", "differs", "reproduced", "reproduced")  # the count of the authors' code, fixed beforehand
 
@@ -41,7 +45,7 @@ def test_structural_claims_are_what_the_printed_savings_leave(scratch) -> None:
 
 @pytest.fixture(scope="module")
 def digits():
-    return ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, {"recipe": ONE_EPOCH}))
+    return ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, {"recipe": LEARNING}))
 
 
 def test_digits_fill_what_their_claims_read(digits) -> None:
@@ -126,23 +130,23 @@ def test_an_output_that_is_not_finite_is_not_exact() -> None:
 
 def test_a_child_adds_its_arm_to_the_parents(digits, scratch) -> None:
     config = {**digits["config"], "arms": ["relu"]}
+    assert digits["measurements"]["learnt"] == digits["measurements"]["accuracy"]
     experiment = Experiment("dong2017.child", gated_experiment, {"quick": config}, parents=("dong2017.digits",))
     context = Context(unit({**catalogue.EXPERIMENTS, "dong2017.child": experiment}, "dong2017.child", "quick", 0),
                       "cpu", {"dong2017.digits": digits}, print)  # fmt: skip
     gated_experiment(context)
-    assert [row["phase"] for row in context.history] == ["relu"]
+    assert {row["phase"] for row in context.history} == {"relu"}
     assert context.measurements["accuracy"] == digits["measurements"]["accuracy"]  # the same arm once more
     assert context.measurements["sparsity"] == digits["measurements"]["sparsity"]
 
 
 def test_accuracy_is_drawn_against_saving_beside_the_printed_rows(digits) -> None:
-    table = PAPER.tables["cifar10"]
-    (alone,) = dong2017.frontier_picture([digits], table).axes
+    (alone,) = dong2017.frontier_picture([digits], CIFAR).axes
     assert [line.get_label() for line in alone.lines] == ["baseline", *digits["config"]["arms"]]
     saved = 100 * digits["measurements"]["arms"]["lccl"]["removed"]
     assert list(alone.lines[1].get_xdata()) == [saved] and list(alone.lines[0].get_xdata()) == [0]
-    named = {**digits, "config": {**digits["config"], "row": "ResNet-20"}}
-    _, printed = dong2017.frontier_picture([named], table).axes
+    named = {**digits, "config": {**digits["config"], "data": "cifar10"}}
+    _, printed = dong2017.frontier_picture([named], CIFAR).axes
     points = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in printed.lines}
     assert points["ResNet-110, printed"] == (0, 34.2, 93.63, 93.44)
     assert not any("ResNet-44" in label for label in points)  # nothing printed, nothing drawn
@@ -153,7 +157,9 @@ def test_cifar_runs_fill_the_printed_rows(small_cifar: SmallCifar, monkeypatch: 
     shallow = partial(PreactResNet, (1, 1, 1), (16, 32, 64))  # nine blocks overflow after a few steps on 12 images
     monkeypatch.setitem(NETS, "pre-activation ResNet-20", shallow)
     name = "dong2017.resnet20_10ep"
-    run = small_cifar(name, {name: {"recipe": {**ONE_EPOCH, "epochs": 10, "batch": 4, "lr": 1e-4}, "exact_images": 1}})
+    small = {"recipe": {"epochs": 20, "batch": 6, "lr": 1e-2}, "exact_images": 1}
+    child = small_cifar("dong2017.resnet20_relu_10ep", dict.fromkeys((name, "dong2017.resnet20_relu_10ep"), small))
+    run = small_cifar(name, {name: small})
     row, mac = run["cells"]["cifar10"], cost(shallow(), (3, 32, 32)).mac
     assert row["ResNet-20-LCCL"] == row["ResNet-20-LCCL, second row"]
     drop = row["ResNet-20"]["accuracy"] - row["ResNet-20-LCCL"]["accuracy"]
@@ -162,6 +168,12 @@ def test_cifar_runs_fill_the_printed_rows(small_cifar: SmallCifar, monkeypatch: 
     assert row["ResNet-20"]["accuracy"] == run["measurements"]["accuracy"]["baseline"]
     assert run["cells"]["kernels"] == {"kxkxCx1": {k: row["ResNet-20-LCCL"][k] for k in ("accuracy", "saved")}}
     assert run["cells"]["placement"]["both convolutions"] == run["cells"]["kernels"]["kxkxCx1"]
+    relu = child["measurements"]["arms"]["relu"]
+    assert child["cells"]["sparsity"]["ReLU"] == {
+        "accuracy": child["measurements"]["accuracy"]["relu"], "zeros": relu["zeros"]
+    }  # fmt: skip
+    assert child["cells"]["sparsity"]["BN and ReLU"] == run["cells"]["sparsity"]["BN and ReLU"]
+    assert "cifar10" not in child["cells"]
     for claim in PAPER.claims:
         if name in claim.experiments:
             assert all(dig(run["measurements"], path) is not None for path in paths_of(claim)), claim.id
@@ -187,7 +199,8 @@ def filled(name: str, parents: dict[str, dict]) -> Context:
 
 def test_losses_by_depth_and_by_data_set() -> None:
     def parent(data: str, lccl: float) -> dict:
-        return {"config": {"data": data}, "measurements": {"accuracy": {"baseline": 90.0, "lccl": lccl}}}
+        measured = {"accuracy": {"baseline": 90.0, "lccl": lccl}}
+        return {"config": {"data": data}, "measurements": measured, "status": "collapsed" if lccl < 20 else "finished"}
 
     deep = filled("dong2017.depths", {f"dong2017.resnet{d}": parent("cifar10", 80 + d / 20) for d in (20, 110)})
     depths(deep)
@@ -197,12 +210,19 @@ def test_losses_by_depth_and_by_data_set() -> None:
     sets = filled("dong2017.data_sets", {n: parent("cifar" + (n[18:][-3:] or "10"), a) for n, a in losses.items()})
     data_sets(sets)
     assert sets.measurements["drop"] == {"cifar10": 2.0, "cifar100": 5.0}
+    for name, function in (("dong2017.depths", depths), ("dong2017.data_sets", data_sets)):
+        parents = {"dong2017.resnet20": parent("cifar10", 10.0), "dong2017.resnet110": parent("cifar10", 89.0)}
+        run = filled(name, parents)
+        function(run)
+        assert run.status == "collapsed" and not run.measurements and not run.cells  # no slope through a chance level
 
 
 @pytest.mark.parametrize(("data", "rows"), [("cifar10", 4), ("cifar100", 2)])
 def test_rows_are_filled_in_the_table_of_their_data(data: str, rows: int) -> None:
     run = filled({"cifar10": "dong2017.resnet20", "cifar100": "dong2017.resnet20_cifar100"}[data], {})
-    cells(run, "ResNet-20", {"baseline": 90.0, "lccl": 89.0}, 0.25)
+    run.measurements |= {"accuracy": {"baseline": 90.0, "lccl": 89.0}, "arms": {"lccl": {"removed": 0.25}}}
+    run.measurements["learnt"] = run.measurements["accuracy"]
+    cells(run, "ResNet-20")
     assert list(run.cells) == [data] and len(run.cells[data]) == rows
     assert run.cells[data]["ResNet-20-LCCL"] == {"accuracy": 89, "drop": 1, "saved": 25, "flop": 750}
 
@@ -223,8 +243,122 @@ def test_gates_that_diverged_cost_the_run_its_verdicts_not_its_numbers(scratch) 
     wild = {"recipe": {**ONE_EPOCH, "batch": 8, "lr": 1e6}, "arms": ["lccl"]}
     run = ensure(unit(catalogue.EXPERIMENTS, "dong2017.digits", "quick", 0, wild))
     assert run["status"] == "collapsed" and "lccl" in run["measurements"]["accuracy"]
-    assert "lccl" not in run["measurements"]["arms"] and "NaN" in run["measurements"]["diverged"]["lccl"]
+    assert "lccl" not in run["measurements"]["arms"] and "not finite" in run["measurements"]["diverged"]["lccl"]
     assert verdicts.judge(PAPER.claim("dong2017.8a"), PAPER, [run], "quick")["verdict"] == "inconclusive"
+
+
+@pytest.fixture
+def at_chance(small_cifar: SmallCifar, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """All arms of ResNet-20 (a shallow one) on noise, at a rate of 0: none learns, gates close as they are drawn."""
+    monkeypatch.setitem(NETS, "pre-activation ResNet-20", partial(PreactResNet, (1, 1, 1), (16, 32, 64)))
+    still = {"recipe": NO_STEPS, "plain recipe": NO_STEPS, "exact_images": 1}
+    return small_cifar("dong2017.resnet20", {"dong2017.resnet20": still})
+
+
+@pytest.mark.parametrize("plain", [None, 92.0], ids=["plain network at chance", "plain network learnt"])
+def test_five_collapsed_runs_reproduce_nothing(at_chance: dict, plain: float | None) -> None:
+    """Left in, gates at 50 % zeros would save what the paper says, and arms at chance would lose nothing."""
+    measured = at_chance["measurements"]
+    assert at_chance["status"] == "collapsed"
+    assert set(measured["accuracy"]) == {"baseline", *ARMS}
+    assert measured["learnt"] == measured["arms"] == {} and not {"saving", "sparsity", "exact"} & measured.keys()
+    assert {column for row in at_chance["cells"]["cifar10"].values() for column in row} == {"accuracy"}
+    assert {column for row in at_chance["cells"]["kernels"].values() for column in row} == {"accuracy"}
+    run = {**at_chance, "config": {**at_chance["config"], "schedule": "paper"}}
+    measured = measured | {"accuracy": dict.fromkeys(measured["accuracy"], 10.0)}  # on ten classes; on noise it varies
+    run["measurements"] = measured
+    if plain:
+        extra = {"accuracy": {**measured["accuracy"], "baseline": plain}, "learnt": {"baseline": plain}}
+        rows = {**run["cells"]["cifar10"], "ResNet-20": {"accuracy": plain}}
+        run |= {"measurements": {**measured, **extra}, "cells": {**run["cells"], "cifar10": rows}}
+    runs = [{**run, "seed": seed, "run_id": f"{seed:016d}"} for seed in range(5)]
+    words = {verdict["claim"]: verdict["verdict"] for verdict in verdicts.judge_paper(PAPER, runs, "standard")}
+    judged = {name.removeprefix("dong2017."): word for name, word in words.items() if word != "not attempted"}
+    assert {"1d", "1e", "2", "3a", "3b", "4a", "4b", "8a", "8b"} <= judged.keys()
+    assert "reproduced" not in judged.values()
+
+
+def older(run: dict, **accuracy: float) -> dict:
+    """A run of before collapse was noted arm by arm: everything counted, the status collapsed."""
+    measured = {key: value for key, value in run["measurements"].items() if key != "learnt"}
+    measured["accuracy"] = measured["accuracy"] | accuracy
+    arms = {name: {**arm, "dead": {"layer1.0.conv1": "closed"}} for name, arm in measured["arms"].items()}
+    measured["arms"] = {name: {k: v for k, v in arm.items() if k != "idle"} for name, arm in arms.items()}
+    return {**run, "status": "collapsed", "measurements": measured}
+
+
+def test_arms_of_older_collapsed_runs_are_shown_without_a_saving(digits) -> None:
+    run = older(digits, lccl=10.0)
+    table = dong2017.arms_table([run])
+    assert table.loc["lccl", ["accuracy", "not trained", "saved, %", "zeros, %"]].tolist() == [
+        "10", "1 of 1 collapsed", "—", "—"
+    ]  # fmt: skip
+    assert table.loc["relu", "not trained"] == "" and float(table.loc["relu", "saved, %"])
+    assert table.loc["relu", ["gates closed", "gates without gradient"]].tolist() == ["1", ""]
+    both = dong2017.arms_table([run, {**digits, "seed": 1}])
+    assert both.loc["lccl", "not trained"] == "1 of 2 collapsed"
+    assert both.loc["lccl", "saved, %"] == dong2017.arms_table([digits]).loc["lccl", "saved, %"]  # of the one that did
+    points = {line.get_label(): len(line.get_xdata()) for line in dong2017.frontier_picture([run], CIFAR).axes[0].lines}
+    assert points == {"baseline": 1, "lccl (1 of 1 collapsed)": 0, "pointwise": 1, "relu": 1}
+    assert list(dong2017.counted(run)) == ["pointwise", "relu"]
+    assert dong2017.exact_table([run]).loc[0, "network"] == "collapsed"
+
+
+def test_a_child_takes_nothing_of_a_collapsed_parents_gates(digits, scratch) -> None:
+    config = {**digits["config"], "arms": []}
+    experiment = Experiment("dong2017.child", gated_experiment, {"quick": config}, parents=("dong2017.digits",))
+    one = unit({**catalogue.EXPERIMENTS, "dong2017.child": experiment}, "dong2017.child", "quick", 0)
+    context = Context(one, "cpu", {"dong2017.digits": older(digits, lccl=10.0)}, print)
+    gated_experiment(context)
+    assert context.status == "collapsed" and "lccl" not in context.measurements["arms"]
+    assert "lccl" in context.measurements["accuracy"] and "sparsity" not in context.measurements
+
+
+def test_a_diverged_arm_is_named_where_its_numbers_would_stand(digits) -> None:
+    measured = {key: value for key, value in digits["measurements"].items() if key not in ("maps", "exact")}
+    arms = {name: arm for name, arm in measured["arms"].items() if name != "lccl"}
+    measured |= {"arms": arms, "diverged": {"lccl": "layer layer1.0.conv1: the gate holds NaN"}}
+    run = {**digits, "seed": 7, "status": "collapsed", "measurements": measured}
+    table = dong2017.exact_table([digits, run])
+    assert table.loc[7, ["difference", "miscount", "network"]].tolist() == ["—", "—", "diverged"]
+    assert table.loc[0, "network"] == "trained" and table.loc[0, "difference"] >= 0 == table.loc[0, "miscount"]
+    arms = dong2017.arms_table([digits, run])
+    assert arms.loc["lccl", "not trained"] == "1 of 2 diverged"
+    assert "lccl (1 of 2 diverged)" in [
+        line.get_label() for line in dong2017.frontier_picture([digits, run], CIFAR).axes[0].lines
+    ]
+
+
+def test_the_tables_on_cifar_show_trained_networks_and_no_arithmetic(scratch) -> None:
+    counted = ensure(unit(catalogue.EXPERIMENTS, "dong2017.cost", "standard", 0))
+    flop, place = "cifar10/ResNet-20-LCCL/flop", ("ResNet-20-LCCL", "flop [FLOP]")
+    assert report.wide(CIFAR, [], [counted]).loc[place] == "2.61e7 [recalled] | — | —"
+    row = {"accuracy": 91.0, "saved": 30.0, "flop": 2.84e7}
+    trained = filled("dong2017.resnet20", {})
+    run = {
+        "experiment": "dong2017.resnet20", "profile": "standard", "version": 1, "seed": 0, "run_id": "0" * 16,
+        "status": "finished", "config": dict(trained.config), "cells": {"cifar10": {"ResNet-20-LCCL": row}},
+    }  # fmt: skip
+    for schedule, mark in (("paper", ""), ("10 epochs", " [10 epochs]")):
+        run["config"]["schedule"] = schedule
+        assert report.wide(CIFAR, [], [counted, run]).loc[place] == f"2.61e7 [recalled] | — | 2.84e7{mark}"
+        side = report.side_by_side(CIFAR, [], [counted, run], {flop}).set_index(["row", "column"])
+        assert side.loc[("ResNet-20-LCCL", "flop"), "word"] == "close"  # of the arithmetic, which the claim is about
+    collapsed = {**run, "status": "collapsed", "cells": {"cifar10": {"ResNet-20-LCCL": {**row, "accuracy": 10.0}}}}
+    shown = report.wide(CIFAR, [], [counted, collapsed]).loc["ResNet-20-LCCL"]
+    assert shown["accuracy [%]"].endswith("| 10.00 [10 epochs, collapsed]")
+    assert shown["saved [%]"] == "36.0 [recalled] | — | —" and shown["flop [FLOP]"] == "2.61e7 [recalled] | — | —"
+    one, other = collapsed, {**run, "seed": 1}
+    shown = report.wide(CIFAR, [], [one, other]).loc["ResNet-20-LCCL"]
+    assert shown["accuracy [%]"].endswith("(2) [10 epochs, 1 of 2 collapsed]")
+    assert shown["saved [%]"].endswith("| 30.0 [10 epochs]")
+
+
+def test_chance_is_where_training_finds_it() -> None:
+    for data, classes in (("digits", 10), ("cifar10", 10), ("cifar100", 100), ("imagenet", 1000)):
+        for accuracy in (100 / classes, 150 / classes, 151 / classes):
+            assert tables.at_chance({"config": {"data": data}}, accuracy) == evaluate.at_chance(accuracy, classes)
+    assert {name: layout.classes for name, layout in STORED.items() if layout.classes != 10} == tables.CLASSES
 
 
 def test_skipping_is_timed_against_both_dense_forms(scratch) -> None:
@@ -246,6 +380,25 @@ def test_skipping_is_timed_against_both_dense_forms(scratch) -> None:
     assert len(dong2017.speed_picture([run, run]).axes) == 2
     for claim in ("5a", "5b", "5c", "5d"):
         assert verdicts.judge(PAPER.claim(f"dong2017.{claim}"), PAPER, [run], "quick")["ours"] is not None
+
+
+def test_the_goal_is_judged_shape_by_shape_by_the_medians() -> None:
+    shapes = ((64, 8, 0.6), (128, 16, 0.6), (64, 8, 0.9), (32, 8, 0.6))
+
+    def run(*gains: float) -> dict:
+        points = [
+            {"channels": c, "side": side, "zeros": z,
+             "seconds": {"im2col in blocks": gain, "im2col at once": 9.0, "kxkxCx1": 1.0}}
+            for (c, side, z), gain in zip(shapes, gains, strict=True)
+        ]  # fmt: skip
+        return {"measurements": {"points": points}}
+
+    text = dong2017.goal_text([run(1.2, 1.5, 3, 3), run(1.3, 1.9, 3, 3), run(1.9, 1.6, 3, 3)])
+    assert text == (
+        "The goal, 1.5 times at 60 % zeros from 64 channels on, is reached on 128 x 16 x 16 (1.60) and missed on "
+        "64 x 8 x 8 (1.30)."
+    )
+    assert dong2017.goal_text([run(2, 2, 1, 1)]).endswith("is reached on 64 x 8 x 8 (2.00), 128 x 16 x 16 (2.00).")
 
 
 def test_break_even_is_interpolated() -> None:

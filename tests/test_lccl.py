@@ -9,9 +9,8 @@ from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.course.checks import dong2017 as checks
-from shrinkbook.experiments.dong2017.gated import ARMS
 from shrinkbook.measure.cost import cost
-from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, carriers, gates, placed, responses, with_zeros
+from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, gates, placed, responses, with_zeros
 from shrinkbook.nets.preact_resnet import PreactBottleneckBlock, PreactResNet
 
 
@@ -175,29 +174,6 @@ def test_responses_are_the_gates_maps():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_carriers_are_half_of_equals_and_one_among_dwarfs():
-    maps = torch.ones(8, 3, 4, 4)
-    assert carriers(maps) == 1 / 2
-    maps[5] *= 10
-    assert carriers(maps) == 1 / 8
-    for bad in (torch.zeros(2, 1, 1, 1), torch.full((2, 1, 1, 1), torch.inf)):
-        with pytest.raises(ValueError, match="carriers: the maps are zero or not finite"):
-            carriers(bad)
-
-
-def test_before_training_products_of_gates_leave_one_image_and_hard_masks_all():
-    plain = nets.initialize(nets.preact_resnet_cifar(20), 0)
-    images = drawn(32, 3, 32, 32)
-    networks = {"plain": plain, **{arm: add_lccl(plain, **options) for arm, options in ARMS.items()}}
-    share = {}
-    for name, model in networks.items():
-        body = nn.Sequential(model.stem, model.layer1, model.layer2, model.layer3).train()
-        with torch.no_grad():
-            share[name] = carriers(body(images))
-    healthy = {name: share.pop(name) for name in ("plain", "hard")}
-    assert set(share.values()) == {1 / 32} and min(healthy.values()) > 0.3  # every reading of the product
-
-
 @pytest.mark.parametrize("kind", checks.KINDS)
 @pytest.mark.parametrize("zeros", [0, 0.25, 0.6, 1])
 def test_a_gate_can_be_shifted_to_any_share_of_zeros(kind, zeros):
@@ -216,6 +192,8 @@ def wide_block() -> nn.Module:
     ("act", "message"),
     [
         (lambda: add_lccl(small_resnet(), kind="5x5"), "unknown kind '5x5'; there are kxkxCx1"),
+        (lambda: LCCL(conv(), "5x5"), "LCCL: unknown kind '5x5'; there are kxkxCx1"),
+        (lambda: LCCL(conv(), "kxkxCx1", grid=2), "LCCL: grid 2 with kind kxkxCx1; only 1x1xCx1 has a grid"),
         (lambda: add_lccl(small_resnet(), "third"), "unknown place 'third'"),
         (lambda: add_lccl(small_resnet(), grid=2), "only 1x1xCx1 has a grid"),
         (lambda: add_lccl(small_resnet(), kind="1x1xCx1", grid=-1), "grid -1"),
@@ -223,25 +201,37 @@ def wide_block() -> nn.Module:
         (lambda: add_lccl(small_resnet(), ["linear"]), "no convolution 'linear'"),
         (lambda: add_lccl(conv(), [""]), "no convolution ''"),
         (lambda: add_lccl(add_lccl(small_resnet()), ["layer1.0.conv1"]), "layer layer1.0.conv1: LCCLConv2d cannot"),
-        (lambda: gated(conv(4, 6, groups=2)), "layer 0: groups, dilation"),
+        (lambda: gated(conv(4, 6, groups=2)), "layer 0: groups, dilation.*; leave it out"),
         (lambda: gated(conv(dilation=2)), "layer 0: groups, dilation"),
         (lambda: gated(conv(padding="same")), "layer 0: groups, dilation"),
         (lambda: gated(conv(padding_mode="reflect")), "layer 0: groups, dilation"),
         (lambda: gated(conv(padding=0), "1x1xCxT"), r"layer 0: a 1x1 gate needs padding \(k - 1\) / 2"),
         (lambda: gated(conv(kernel=1, padding=0), "1x1xCxT"), "costs as much as this 1x1 convolution"),
-        (lambda: placed(nets.vgg16(), "both"), "VGG has no residual blocks"),
+        (
+            lambda: placed(nets.vgg16(), "both"),
+            "VGG has no residual blocks.*; give the module paths of the layers instead",
+        ),
         (lambda: placed(nets.alexnet(), "both"), "Sequential has no residual blocks"),
-        (lambda: placed(wide_block(), "both"), "block block: conv1, conv2, conv3, conv4 make neither"),
+        (
+            lambda: placed(wide_block(), "both"),
+            "block block: conv1, conv2, conv3, conv4 make neither.*; give the module paths",
+        ),
         (lambda: add_lccl(small_resnet(), []), "no layers named; PreactResNet has stem.0, layer1.0.conv1"),
-        (lambda: LCCLConv2d(conv(stride=2), LCCL(conv()), name="a.b"), r"layer a.b: the gate has stride \(1, 1\)"),
+        (
+            lambda: LCCLConv2d(conv(stride=2), LCCL(conv()), name="a.b"),
+            r"layer a.b: the gate has stride \(1, 1\).*make it by LCCL\(main\)",
+        ),
         (lambda: LCCLConv2d(conv(), LCCL(conv(5)), name="a.b"), "layer a.b: the gate is 5 -> 1 channels"),
         (lambda: LCCLConv2d(conv(), LCCL(conv(4, 3), "1x1xCxT"), name="a"), "layer a: the gate is 4 -> 3 channels"),
         (
             lambda: LCCLConv2d(conv(), LCCL(conv(padding=0)), name="a.b")(drawn(1, 4, 8, 8)),
-            r"layer a.b: the gate's map is \(6, 6\), the convolution's \(8, 8\)",
+            r"layer a.b: the gate's map is \(6, 6\), the convolution's \(8, 8\); make it by LCCL\(main\)",
         ),
         (lambda: responses(small_resnet(), drawn(1, 1, 8, 8)), "PreactResNet has no gates; add_lccl makes them"),
-        (lambda: with_zeros(gated(conv(), norm=False), drawn(1, 4, 8, 8), 0.5), "without batch norm"),
+        (
+            lambda: with_zeros(gated(conv(), norm=False), drawn(1, 4, 8, 8), 0.5),
+            "without batch norm .*; build it with norm=True",
+        ),
         (lambda: with_zeros(gated(conv()), drawn(1, 4, 8, 8), 1.5), "a share of zeros of 1.5; give 0 to 1"),
     ],
 )

@@ -7,7 +7,7 @@ from torch import nn
 from shrinkbook import nets
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods.lccl import LCCLConv2d, add_lccl, gates, responses
-from shrinkbook.methods.lccl_saving import dead_gates, overhead, saving, share_removed, sparsity
+from shrinkbook.methods.lccl_saving import dead_gates, idle_gates, overhead, saving, share_removed, sparsity
 from shrinkbook.nets.preact_resnet import PreactResNet
 
 
@@ -37,15 +37,34 @@ def test_sparsity_is_the_share_of_zeros_of_each_image(kind):
     assert any(0.1 < layer.mean < 0.9 for layer in measured.values())
 
 
-def test_dead_gates_are_told_apart():
+def test_gates_that_decide_nothing_are_told_apart():
     model, x = small_resnet("1x1xCxT"), drawn(6, 1, 8, 8)
     first, second, third, _ = gates(model).values()
     with torch.no_grad():
         first.norm.bias -= 100
         second.norm.bias += 100
         third.norm.bias[:3] -= 100
-    found = dead_gates(sparsity(model, [x]))
+    found = idle_gates(sparsity(model, [x]))
     assert found == {"layer1.0.conv1": "closed", "layer1.0.conv2": "open", "layer2.0.conv1": "3 of 8 closed"}
+
+
+@pytest.mark.parametrize("kind", ["kxkxCx1", "1x1xCxT"])
+def test_a_gate_closed_by_running_statistics_is_not_dead(kind):
+    model, x = small_resnet(kind), drawn(6, 1, 8, 8)
+    gates(model)["layer1.0.conv2"].norm.running_mean.fill_(100)
+    with torch.no_grad():
+        gates(model)["layer2.0.conv2"].norm.bias[:3] -= 100  # below all that batch norm can give
+    dead = {"layer2.0.conv2": "3 of 8 closed" if kind == "1x1xCxT" else "closed"}
+    found = idle_gates(sparsity(model, [x]))
+    assert {path: how for path, how in found.items() if path in ("layer1.0.conv2", *dead)} == {
+        "layer1.0.conv2": "closed", **dead
+    }  # fmt: skip
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert dead_gates(model, [x[:3], x[3:]]) == dead
+    assert not model.training and all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    model.train()(x).sum().backward()
+    reached = [bool(gates(model)[path].norm.bias.grad[:3].any()) for path in ("layer1.0.conv2", "layer2.0.conv2")]
+    assert reached == [True, False]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -58,6 +77,17 @@ def test_overhead_follows_the_output_channels(kind, stride):
     assert layer.removed == pytest.approx(0.5 - {"kxkxCx1": 1 / 12, "1x1xCxT": 1 / 9, "1x1xCx1": 1 / 108}[kind])
     pixels = 9 if kind == "kxkxCx1" else 1
     assert layer.gate_mac_published == layer.mac / 8 * pixels / 9  # the code divides by the 8 inputs
+
+
+@pytest.mark.parametrize(("grid", "published"), [(1, 16 * 36), (2, 16 * 9 + 20 * 36), (0, 16 + 20 * 36)])
+def test_the_authors_count_of_a_grid_has_pooling_and_enlargement_in_it(grid, published):
+    """By hand, 4 -> 16 channels on 6 x 6: T numbers on 36, 9 or 1 positions; C H W to pool, T H W to enlarge."""
+    convs = nn.Sequential(nn.Conv2d(4, 16, 3, 1, 1), nn.Conv2d(16, 8, 3, 2, 1))
+    model = add_lccl(convs, ["0", "1"], "1x1xCx1", grid=grid)
+    first, strided = saving(model, (4, 6, 6), {"0": 0.5, "1": 0.5}).layers
+    assert first.gate_mac_published == pytest.approx(published)
+    assert first.gate_mac == {1: 4 * 36, 2: 4 * 9, 0: 4}[grid]
+    assert strided.gate_mac_published == pytest.approx(8 * 9)  # never on the grid; MAC / 16 inputs / 9
 
 
 def test_saving_of_a_network_is_the_mean_weighted_by_mac():
@@ -120,9 +150,9 @@ def spoiled(model: nn.Module) -> nn.Module:
     [
         (lambda: sparsity(small_resnet().train(), [drawn(1, 1, 8, 8)]), r"in training mode.*call eval\(\) first"),
         (lambda: sparsity(nets.resnet_cifar(8).eval(), [drawn(1, 3, 8, 8)]), "ResNet has no gates"),
-        (lambda: sparsity(small_resnet(), []), "sparsity: no images"),
+        (lambda: sparsity(small_resnet(), []), "sparsity: no images; give"),
         (lambda: sparsity(spoiled(small_resnet()), [drawn(1, 1, 8, 8)]), "layer layer1.0.conv2: the gate holds NaN"),
-        (lambda: saving(small_resnet(), (1, 8, 8), {"layer1.0.conv1": 0.5}), "gates are"),
+        (lambda: saving(small_resnet(), (1, 8, 8), {"layer1.0.conv1": 0.5}), "gates are .*; give one a gate"),
         (lambda: saving(small_resnet(), (1, 8, 8), dict.fromkeys(gates(small_resnet()), 1.2)), "layer1.0.conv1 .* 1.2"),
         (
             lambda: saving(small_resnet(), (1, 8, 8), dict.fromkeys(gates(small_resnet()), -0.1)),

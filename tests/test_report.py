@@ -8,6 +8,7 @@ import pytest
 from shrinkbook.evidence import figures, report, store
 from shrinkbook.evidence.claims import Cell, Claim, Deviation, Paper, Table
 from shrinkbook.evidence.verdicts import judge_paper
+from shrinkbook.story import Story
 
 CELLS = (
     Cell("table1", "base", "flop", "3.13e8", "MAC", "verified", ""),
@@ -197,6 +198,33 @@ def test_readme_block_replaces_only_what_is_between_the_markers():
     for broken in ("# Title\n", f"{report.END}\n{report.BEGIN}\n"):
         with pytest.raises(ValueError, match="scoreboard markers"):
             report.readme_block(broken, "x")
+
+
+def test_only_what_has_bands_says_so():
+    x, y = [0, 1], [1, 2]
+    banded, plain = {"a": {"one": (x, y, [0, 1], [2, 3])}}, {"a": {"one": (x, y)}}
+    assert figures.has_bands(figures.curves(banded, "x", "y"))
+    assert not figures.has_bands(figures.curves(banded, "x", "y", bands=False))
+    assert not figures.has_bands(figures.curves(plain, "x", "y"))
+    assert not figures.has_bands(figures.bars(["a"], {"ours": ([1.0], [0.5])}, "y"))
+    heat = {"a": np.array([[1.0, 2.0]])}
+    assert not figures.has_bands(figures.heat_maps(heat, ["r"], ["c", "d"], "y", "x", "ratio"))
+
+
+@pytest.mark.parametrize(
+    ("curve", "count", "words"),
+    [
+        (([0, 1], [1, 2], [0, 1], [2, 3]), 2, "2 seeds, band from lowest to highest. "),
+        (([0, 1], [1, 2]), 2, "2 seeds. "),
+        (([0, 1], [1, 2], [0, 1], [2, 3]), 1, "one network. "),
+    ],
+)
+def test_a_caption_names_a_band_where_one_is_drawn(results, curve, count, words):
+    runs = [{"config": {"net": "a net", "data": "digits", "schedule": "short"}}] * count
+    story = Story("dong2017", "quick")
+    story.show("a_name", runs, lambda: figures.curves({"a": {"one": curve}}, "x", "y"), "Note.")
+    caption = (results / "figures" / "dong2017_a_name.txt").read_text()
+    assert f"Ours: a net, data digits, budget short, {words}Note." in caption
 
 
 def test_figures_are_saved_with_their_caption_and_the_same_bytes_each_time(results):

@@ -145,11 +145,12 @@ class Story:
             display(Markdown(f"**{name}.** {caption}\n\n*{NOT_ATTEMPTED}.* {note}"))
             return
         config = runs[0]["config"]
-        seeds = f"{len(runs)} seeds, band from lowest to highest" if len(runs) > 1 else "one network"
+        picture = draw()
+        band = ", band from lowest to highest" if figures.has_bands(picture) else ""
+        seeds = f"{len(runs)} seeds{band}" if len(runs) > 1 else "one network"
         data = f"data {config['data']}" if config["data"] else ""
         what = ", ".join(filter(None, [config.get("net"), data, f"budget {config['schedule']}"]))
         ours = f"Ours: {what}, {seeds}. {note}".strip()
-        picture = draw()
         figures.save(picture, self.profile, self.paper.key, name, f"{name}. {caption}\n{ours}")
         display(picture, Markdown(f"**{name}.** {caption}\n\n*{ours}*"))
 

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from shrinkbook.evidence import store
@@ -296,6 +297,11 @@ def mean_band(lines: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray,
         raise ValueError(f"curves of {', '.join(str(len(line)) for line in lines) or 'no'} points have no common mean")
     stack = np.asarray(lines, dtype=float)
     return stack.mean(axis=0), stack.min(axis=0), stack.max(axis=0)
+
+
+def has_bands(figure: Figure) -> bool:
+    """Whether a curve of the figure has a band around it."""
+    return any(isinstance(one, PolyCollection) for axis in figure.axes for one in axis.collections)
 
 
 def save(figure: Figure, profile: str, paper: str, name: str, caption: str) -> Path:

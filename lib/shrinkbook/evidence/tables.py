@@ -14,6 +14,9 @@ from shrinkbook.evidence.samples import Run
 
 NOTHING = "—"
 FULL = ("paper", "none")  # schedules that need no mark: the paper's own, and nothing trained
+ARITHMETIC = "arithmetic"  # schedule of runs whose cells follow from printed ones: their digits get a word, no column
+CLASSES = {"cifar100": 100, "imagenet": 1000}  # of every other data set 10
+LEARNT = ("saved", "flop", "zeros")  # columns that say something only of a network that learnt
 
 
 def side_by_side(
@@ -25,12 +28,13 @@ def side_by_side(
         table: the printed table.
         record: committed runs of the table's paper, of one profile.
         runs: runs of this machine, same paper and profile.
-        structural: addresses of the cells that are judged by their digits; only these get a word.
+        structural: addresses of the cells that are judged by their digits; only these get a word, of the arithmetic
+            where there is one.
     """
     lines = []
     for cell in table.cells:
-        ours = _values(cell, runs)
-        word = statistics.agree(ours[0][0], cell.value) if ours and cell.address in structural else ""
+        judged = (_values(cell, runs, arithmetic=True) or _values(cell, runs)) if cell.address in structural else []
+        word = statistics.agree(judged[0][0], cell.value) if judged else ""
         lines.append(
             [cell.row, cell.column, _printed(cell), _ours(table, cell, record), _ours(table, cell, runs), word]
         )
@@ -65,6 +69,11 @@ def sources(table: Table, runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {address: behind for address, behind in found.items() if behind}
 
 
+def at_chance(run: Run, accuracy: float) -> bool:
+    """Whether an accuracy in percent is at most one and a half times that of guessing on the run's data."""
+    return accuracy <= 150 / CLASSES.get(run["config"].get("data"), 10)
+
+
 def format_like(value: float, printed: str, extra: int = 0) -> str:
     """A number with the digits of a printed one: 313463808 like `3.13e8` is `3.13e8`, 34.1936 like `34.2` is `34.2`.
 
@@ -96,17 +105,27 @@ def markdown(frame: pd.DataFrame) -> str:
     return "".join("| " + " | ".join(str(value).replace("|", "\\|") for value in row) + " |\n" for row in rows)
 
 
-def _values(cell: Cell, runs: Iterable[Run]) -> list[tuple[float, Run]]:
-    """Our values for a cell, one a seed, from one experiment at one schedule; the paper's schedule goes first."""
-    runs = list(runs)
-    found: dict[tuple[bool, str, str], dict[int, tuple[float, Run]]] = {}
+def _values(cell: Cell, runs: Iterable[Run], arithmetic: bool = False) -> list[tuple[float, Run]]:
+    """Our values for a cell, one a seed, from one experiment at one schedule: the paper's, else none, else another.
+
+    Or those that are arithmetic on printed numbers.
+    """
+    runs = [run for run in runs if (samples.schedule(run) == ARITHMETIC) == arithmetic]
+    found: dict[tuple[int, str, str], dict[int, tuple[float, Run]]] = {}
     for experiment, profile in sorted({(run["experiment"], run["profile"]) for run in runs}):
         for run in samples.usable(runs, experiment, profile):
-            if (value := samples.cell_value(run, cell)) is not None:
+            value = samples.cell_value(run, cell)
+            if value is not None and not (cell.column in LEARNT and _collapsed(run, cell)):
                 budget = samples.schedule(run)
-                seeds = found.setdefault((budget not in FULL, budget, experiment), {})
-                seeds.setdefault(run["seed"], (value, run))
+                rank = FULL.index(budget) if budget in FULL else len(FULL)
+                found.setdefault((rank, budget, experiment), {}).setdefault(run["seed"], (value, run))
     return list(found[min(found)].values()) if found else []
+
+
+def _collapsed(run: Run, cell: Cell) -> bool:
+    """Whether the network of this row is one that made the run collapse; one run trains several."""
+    accuracy = run["cells"].get(cell.table, {}).get(cell.row, {}).get("accuracy")
+    return run["status"] == "collapsed" and accuracy is not None and at_chance(run, accuracy)
 
 
 def _printed(cell: Cell) -> str:
@@ -116,7 +135,10 @@ def _printed(cell: Cell) -> str:
 
 
 def _ours(table: Table, cell: Cell, runs: Iterable[Run]) -> str:
-    """Mean ± sd (n) with the printed digits; the sd is left out where all seeds give the same number."""
+    """Mean ± sd (n) with the printed digits, and a mark for a short schedule and for networks that stayed at chance.
+
+    The sd is left out where all seeds give the same number.
+    """
     found = _values(cell, runs)
     if not found:
         return NOTHING
@@ -129,4 +151,7 @@ def _ours(table: Table, cell: Cell, runs: Iterable[Run]) -> str:
     else:
         text = format_like(values[0], like)
     budget = samples.schedule(found[0][1])
-    return text if budget in FULL else f"{text} [{budget}]"
+    marks = [] if budget in FULL else [budget]
+    if collapsed := sum(_collapsed(run, cell) for _, run in found):
+        marks.append("collapsed" if collapsed == len(found) else f"{collapsed} of {len(found)} collapsed")
+    return f"{text} [{', '.join(marks)}]" if marks else text

@@ -63,13 +63,18 @@ class Diverged(ValueError):
     """A network whose weights are no numbers: the run ends with what it has measured, and counts as collapsed."""
 
 
-def counting(name: str, function: Callable[["Context"], None], seconds: float, version: int = 1) -> Experiment:
-    """An experiment that trains and times nothing: the same in every profile, one run on one thread."""
+def counting(
+    name: str, function: Callable[["Context"], None], seconds: float, version: int = 1, schedule: str = "none"
+) -> Experiment:
+    """An experiment that trains and times nothing: the same in every profile, one run on one thread.
+
+    Its schedule is ``arithmetic`` where its cells follow from printed ones.
+    """
     every = profiles.PROFILES
     return Experiment(
         name,
         function,
-        {profile: {"threads": 1} for profile in every},
+        {profile: {"threads": 1, "schedule": schedule} for profile in every},
         version=version,
         seeds=dict.fromkeys(every, 1),
         seconds=dict.fromkeys(every, seconds),
@@ -121,6 +126,7 @@ class Context:
         self.device, self.parents, self.progress = device, parents, progress
         self.data: data.DataSet | None = None
         self.status = "finished"
+        self.collapsed: list[str] = []
         self.stages: dict[str, Any] = {}
         self.evaluations: dict[str, Evaluation] = {}
         self.cells: dict[str, dict[str, dict[str, float]]] = {}
@@ -191,6 +197,7 @@ class Context:
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)
         if result.status == "collapsed":
             self.status = "collapsed"
+            self.collapsed.append(phase)
         return model
 
     def evaluate(self, model: nn.Module) -> Evaluation:

@@ -30,10 +30,17 @@ class LCCL(nn.Module):
         norm: batch norm before the ReLU; without it, ReLU alone.
         grid: of ``1x1xCx1``: the input is max-pooled by it and the response enlarged again, bilinearly with aligned
             corners; 1 pools nothing, 0 gives one value for the whole map. Without effect at a stride above 1.
+
+    Raises:
+        ValueError: an unknown kind, or a grid that is negative or of another kind.
     """
 
     def __init__(self, main: nn.Conv2d, kind: Kind = "kxkxCx1", norm: bool = True, grid: int = 1) -> None:
         super().__init__()
+        if kind not in get_args(Kind):
+            raise ValueError(f"LCCL: unknown kind {kind!r}; there are {', '.join(get_args(Kind))}")
+        if grid < 0 or (grid != 1 and kind != "1x1xCx1"):
+            raise ValueError(f"LCCL: grid {grid} with kind {kind}; only 1x1xCx1 has a grid, of 0 or more")
         kernel: Any = {"kernel_size": 1}
         if kind == "kxkxCx1":
             kernel = {"kernel_size": main.kernel_size, "padding": main.padding}
@@ -79,7 +86,9 @@ class LCCLConv2d(nn.Module):
         super().__init__()
         conv = gate.conv
         if conv.stride != main.stride:
-            raise ValueError(f"layer {name}: the gate has stride {conv.stride}, the convolution {main.stride}")
+            raise ValueError(
+                f"layer {name}: the gate has stride {conv.stride}, the convolution {main.stride}; make it by LCCL(main)"
+            )
         if conv.in_channels != main.in_channels or conv.out_channels not in (1, main.out_channels):
             gated, needed = f"{conv.in_channels} -> {conv.out_channels}", f"{main.in_channels} -> {main.out_channels}"
             raise ValueError(f"layer {name}: the gate is {gated} channels, the convolution {needed}; share 1 or give T")
@@ -90,7 +99,9 @@ class LCCLConv2d(nn.Module):
         gate, response = self.gate(x), self.main(x)
         if gate.shape[2:] != response.shape[2:]:
             maps = tuple(tuple(tensor.shape[2:]) for tensor in (gate, response))
-            raise ValueError(f"layer {self.name}: the gate's map is {maps[0]}, the convolution's {maps[1]}")
+            raise ValueError(
+                f"layer {self.name}: the gate's map is {maps[0]}, the convolution's {maps[1]}; make it by LCCL(main)"
+            )
         if self.relu:
             response = F.relu(response)
         if self.hard:
@@ -123,10 +134,6 @@ def add_lccl(
     Raises:
         ValueError: an unknown option, a layer that does not exist or cannot be gated, a block of another kind.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"add_lccl: unknown kind {kind!r}; there are {', '.join(get_args(Kind))}")
-    if grid < 0 or (grid != 1 and kind != "1x1xCx1"):
-        raise ValueError(f"add_lccl: grid {grid} with kind {kind}; only 1x1xCx1 has a grid, of 0 or more")
     names = placed(model, cast(Place, layers)) if isinstance(layers, str) else list(layers)
     modules = dict(model.named_modules())
     convs = [path for path, module in modules.items() if isinstance(module, nn.Conv2d) and path]
@@ -170,11 +177,14 @@ def placed(model: nn.Module, place: Place) -> list[str]:
         if inner not in (["conv1", "conv2"], ["conv1", "conv2", "conv3"]):
             raise ValueError(
                 f"block {path or type(module).__name__}: {', '.join(inner)} make neither a basic block nor a "
-                "bottleneck; name the layers"
+                "bottleneck; give the module paths of the layers instead of a place"
             )
         found += [f"{path}.{name}".lstrip(".") for name in inner[-2:][chosen]]
     if not found:
-        raise ValueError(f"{type(model).__name__} has no residual blocks with conv1 and conv2; name the layers")
+        raise ValueError(
+            f"{type(model).__name__} has no residual blocks with conv1 and conv2; give the module paths of the layers "
+            "instead of a place"
+        )
     return found
 
 
@@ -184,7 +194,9 @@ def plain_conv(name: str, module: nn.Module) -> nn.Conv2d:
         raise ValueError(f"layer {name}: {type(module).__name__} cannot be gated; give a plain Conv2d")
     zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
     if module.groups != 1 or module.dilation != (1, 1) or not zeros:
-        raise ValueError(f"layer {name}: groups, dilation and padding other than a number of zeros are not supported")
+        raise ValueError(
+            f"layer {name}: groups, dilation and padding other than a number of zeros are not supported; leave it out"
+        )
     return module
 
 
@@ -211,24 +223,6 @@ def responses(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def carriers(maps: Tensor) -> float:
-    """Share of a batch's images that carry half of the energy of its maps: 1/2 if all are alike, 1/N if one drowns all.
-
-    M has no upper bound, and where a gate answers much, the next one reads much and answers more. Batch norm then makes
-    the other images small. Look before training: hardly a gradient reaches what no image carries.
-
-    Args:
-        maps: (N, C, H, W).
-
-    Raises:
-        ValueError: the maps are zero, or not finite.
-    """
-    energy = maps.double().square().flatten(1).sum(1).sort(descending=True).values
-    if not torch.isfinite(energy).all() or not energy.sum():
-        raise ValueError("carriers: the maps are zero or not finite")
-    return (int((energy.cumsum(0) < energy.sum() / 2).sum()) + 1) / len(energy)
-
-
 def with_zeros(layer: LCCLConv2d, x: Tensor, zeros: float) -> LCCLConv2d:
     """A copy, in evaluation mode, whose gates are 0 at this share of the positions of ``x``, in every channel alike.
 
@@ -241,7 +235,7 @@ def with_zeros(layer: LCCLConv2d, x: Tensor, zeros: float) -> LCCLConv2d:
     twin = copy.deepcopy(layer).eval()
     norm = twin.gate.norm
     if not isinstance(norm, nn.BatchNorm2d):
-        raise ValueError(f"layer {layer.name}: a gate without batch norm cannot be shifted")
+        raise ValueError(f"layer {layer.name}: a gate without batch norm cannot be shifted; build it with norm=True")
     if not 0 <= zeros <= 1:
         raise ValueError(f"layer {layer.name}: a share of zeros of {zeros}; give 0 to 1")
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """What low-cost collaborative layers save (Dong et al. 2017): zeros measured on images, operations counted."""
 
+import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinkbook.measure.cost import cost, weight_count
-from shrinkbook.methods.lccl import Kind, Place, add_lccl, gates, watching
+from shrinkbook.methods.lccl import LCCL, Kind, Place, add_lccl, gates, watching
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Sparsity:
         return low, high
 
     @property
-    def dead(self) -> str:
-        """``closed`` if everything was 0 (no gradient: it cannot recover), ``open`` if nothing was, else empty.
+    def idle(self) -> str:
+        """``closed`` if everything was 0 on these images, ``open`` if nothing was, else empty.
 
         With one map for each output, closed ones among others are counted: ``3 of 16 closed``.
         """
@@ -56,6 +57,11 @@ def sparsity(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Sparsity]
     """
     if model.training:
         raise ValueError("sparsity: the model is in training mode, where gates depend on the batch; call eval() first")
+    return _zeros(model, batches)
+
+
+def _zeros(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Sparsity]:
+    """:func:`sparsity` in the model's own mode."""
     shares: dict[str, list[Tensor]] = {path: [] for path in gates(model)}
     channels: dict[str, list[Tensor]] = {path: [] for path in shares}
 
@@ -72,13 +78,31 @@ def sparsity(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Sparsity]
             model(batch)
             images += len(batch)
     if not images:
-        raise ValueError("sparsity: no images")
+        raise ValueError("sparsity: no images; give at least one batch")
     return {path: Sparsity(torch.cat(shares[path]), torch.cat(channels[path]).mean(0)) for path in shares}
 
 
-def dead_gates(measured: Mapping[str, Sparsity]) -> dict[str, str]:
-    """The layers of :func:`sparsity` whose gate decides nothing, and how: ``closed``, ``open`` or in part closed."""
-    return {path: layer.dead for path, layer in measured.items() if layer.dead}
+def idle_gates(measured: Mapping[str, Sparsity]) -> dict[str, str]:
+    """The layers of :func:`sparsity` whose gate decides nothing, and how: ``closed``, ``open`` or in part closed.
+
+    Closed under running statistics is not closed for good: in training mode the statistics are the batch's, see
+    :func:`dead_gates`.
+    """
+    return {path: layer.idle for path, layer in measured.items() if layer.idle}
+
+
+def dead_gates(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
+    """The layers whose gate is closed in training mode too, wholly or in part: no gradient of a loss reaches it there.
+
+    Args:
+        model: not changed, nor are its running statistics.
+        batches: (N, C, H, W), of the size that it trains with.
+
+    Raises:
+        ValueError: as :func:`sparsity`, in either mode.
+    """
+    measured = _zeros(copy.deepcopy(model).train(), batches)
+    return {path: how for path, how in idle_gates(measured).items() if how != "open"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +112,9 @@ class LayerSaving:
     Args:
         mac: multiply-accumulates of the convolution, H W k^2 C T, for one image.
         gate_mac: of its gate, H W k'^2 C T'.
-        gate_mac_published: what the authors' code takes for it, MAC / C k'^2 / k^2: right only where C = T.
+        gate_mac_published: what the authors' code takes for it, MAC / C k'^2 / k^2: right only where C = T. On a grid
+            g that is divided by g^2 (by H W where one value stands for the whole map), and pooling and enlargement
+            cost C H W and T H W; they are free in ``gate_mac``.
         zeros: z, the mean share of zeros.
         maps: T', 1 or one for each output.
     """
@@ -172,7 +198,7 @@ def saving(model: nn.Module, input_shape: Sequence[int], zeros: Mapping[str, flo
     if "" in found:
         raise ValueError("saving: the model is a single gated layer; give the network that holds it")
     if zeros.keys() != found.keys():
-        raise ValueError(f"saving: shares of zeros for {sorted(zeros)}, gates are {sorted(found)}")
+        raise ValueError(f"saving: shares of zeros for {sorted(zeros)}, gates are {sorted(found)}; give one a gate")
     macs = {layer.name: layer.mac for layer in cost(model, input_shape).layers}
     layers = []
     for name, gate in found.items():
@@ -180,12 +206,22 @@ def saving(model: nn.Module, input_shape: Sequence[int], zeros: Mapping[str, flo
             raise ValueError(f"saving: layer {name} has a share of zeros of {zeros[name]}; give 0 to 1")
         main = model.get_submodule(f"{name}.main")
         assert isinstance(main, nn.Conv2d)
-        mac, pixels = macs[f"{name}.main"], math.prod(main.kernel_size)
-        published = mac / main.in_channels * math.prod(gate.conv.kernel_size) / pixels
+        mac = macs[f"{name}.main"]
+        published = _published(main, gate, mac)
         layers.append(LayerSaving(name, mac, macs[f"{name}.gate.conv"], published, zeros[name], gate.conv.out_channels))
     plain = sum(macs.values()) - sum(layer.gate_mac for layer in layers)
     added = sum(gate.conv.weight.numel() for gate in found.values())
     return Saving(tuple(layers), plain, weight_count(model) - added, weight_count(model))
+
+
+def _published(main: nn.Conv2d, gate: LCCL, mac: int) -> float:
+    """The cost of a gate in ``count_sparsity`` of the authors' train.lua."""
+    pixels = math.prod(main.kernel_size)
+    own = mac / main.in_channels * math.prod(gate.conv.kernel_size) / pixels
+    if gate.grid == 1:
+        return own
+    positions = mac // (pixels * main.in_channels * main.out_channels)
+    return own / (gate.grid**2 or positions) + (main.in_channels + main.out_channels) * positions
 
 
 def compress(

@@ -101,7 +101,9 @@ class Im2colConv(nn.Module):
         pixels = x.detach().permute(0, 2, 3, 1).contiguous().numpy()
         size = _output_size(pixels.shape, self.window)
         if min(size[1:]) < 1:
-            raise ValueError(f"layer {self.name}: maps of {tuple(x.shape[2:])} are smaller than the kernel")
+            raise ValueError(
+                f"layer {self.name}: maps of {tuple(x.shape[2:])} are smaller than the kernel; give larger images"
+            )
         return pixels, size
 
     def _rows(
@@ -228,7 +230,7 @@ class _SharedGate:
         if _output_size(pixels.shape, self.window) != size:
             raise ValueError(
                 f"layer {name}: the gate's map is {_output_size(pixels.shape, self.window)[1:]}, the "
-                f"convolution's {size[1:]}"
+                f"convolution's {size[1:]}; make it by LCCL(main)"
             )
         count = size[0] * size[1] * size[2]
         positions, values = np.empty(count, np.int64), np.empty(count, pixels.dtype)

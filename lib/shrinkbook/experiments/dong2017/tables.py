@@ -1,48 +1,93 @@
 """What gates close and what that saves: zeros by depth and over images, arms side by side, time against zeros."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from shrinkbook.evidence import claims, figures
-from shrinkbook.experiments.dong2017.skip import dense, framework
+from shrinkbook.experiments.dong2017.collapse import counted, fate, learnt
+from shrinkbook.experiments.dong2017.skip import AT, WIDE, dense, framework
 
+GATES = {
+    "baseline": "none",
+    "lccl": "shared kernel, batch norm and ReLU, on both convolutions of a block",
+    "pointwise": "one map for each output",
+    "relu": "no batch norm in the gate",
+    "first": "on the first convolution only",
+    "second": "on the second convolution only",
+    "hard": "hard mask instead of a multiplier",
+    "after_relu": "product after the main branch's ReLU",
+    "published": "shared 1x1 kernel, as in the published code",
+    "grid": "the same on a grid of 2x2 pooled pixels",
+}  # what an arm has, and where nothing else is said as lccl
+COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "zeros, %": lambda arm: arm["zeros"],
+    "saved, %": lambda arm: 100 * arm["removed"],
+    "saved of gated layers, %": lambda arm: 100 * arm["removed, gated layers only"],
+    "as the authors count, %": lambda arm: (share := arm["removed, as the authors count"]) and 100 * share,
+    "faster, %": lambda arm: 100 * arm["faster"],
+    "gates' cost, %": lambda arm: arm["overhead"],
+    "gates closed": lambda arm: _idle(arm, "closed"),
+    "gates closed in part": lambda arm: _idle(arm, "part"),
+    "gates open": lambda arm: _idle(arm, "open"),
+    "gates without gradient": lambda arm: len(arm["dead"]) if "idle" in arm else None,
+}
+GOAL = 1.5  # of this suite: dense time over skipping time
 ORANGE = np.array([0.68, -0.27, -1.0])  # #D55E00 on the scale of image_grid
 
 
 def arms_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Accuracy of every arm, zeros, saving in three counts and both readings, idle gates; means over the seeds."""
+    """Accuracy of every arm, zeros, saving in three counts and both readings, gates that decide nothing.
+
+    Means over the seeds in which the arm learnt; a dash where it did in none.
+    """
     rows: dict[str, dict[str, Any]] = {}
     for name in runs[0]["measurements"]["accuracy"]:
         accuracy = [run["measurements"]["accuracy"][name] for run in runs]
-        rows[name] = {"accuracy": np.mean(accuracy), "lowest": min(accuracy), "highest": max(accuracy)}
-        arms = [arm for run in runs if (arm := run["measurements"]["arms"].get(name))]
-        if not arms:  # the baseline, or diverged in every run
+        rows[name] = {"gates": GATES[name], "accuracy": np.mean(accuracy)}
+        rows[name] |= {"lowest": min(accuracy), "highest": max(accuracy), "not trained": lost(runs, name)}
+        if name == "baseline":
             continue
-        rows[name] |= {
-            "zeros, %": np.mean([arm["zeros"] for arm in arms]),
-            "saved, %": 100 * np.mean([arm["removed"] for arm in arms]),
-            "saved of gated layers, %": 100 * np.mean([arm["removed, gated layers only"] for arm in arms]),
-            "as the authors count, %": 100 * np.mean([arm["removed, as the authors count"] or np.nan for arm in arms]),
-            "faster, %": 100 * np.mean([arm["faster"] for arm in arms]),
-            "gates' cost, %": np.mean([arm["overhead"] for arm in arms]),
-            "gates never open": np.mean([sum(how == "closed" for how in arm["dead"].values()) for arm in arms]),
-            "gates never closed": np.mean([sum(how == "open" for how in arm["dead"].values()) for arm in arms]),
-        }
-    return pd.DataFrame(rows).T.astype(float).round(2).map(lambda value: "" if np.isnan(value) else f"{value:g}")
+        arms = [arm for run in runs if (arm := counted(run).get(name))]
+        for column, value in COLUMNS.items():
+            found = [number for arm in arms if (number := value(arm)) is not None]
+            rows[name][column] = np.mean(found) if found else "" if arms else "—"
+    return pd.DataFrame(rows).T.map(_short)
+
+
+def lost(runs: Sequence[dict[str, Any]], arm: str) -> str:
+    """How often an arm collapsed or diverged: ``2 of 5 collapsed``, empty if never."""
+    fates = [fate(run, arm) for run in runs]
+    return ", ".join(f"{fates.count(how)} of {len(runs)} {how}" for how in ("collapsed", "diverged") if how in fates)
 
 
 def depth_picture(run: dict[str, Any], arms: Sequence[str]) -> figures.Picture:
-    """Zeros of each gate by depth, mean over the test images, band from their 10 % to their 90 % quantile."""
+    """Zeros of each gate by depth, mean over the test images, band from their 10 % to their 90 % quantile.
+
+    Args:
+        arms: names of arms that learnt, a panel each.
+    """
     panels = {}
     for arm in arms:
         layers = run["measurements"]["arms"][arm]["layers"].values()
         columns = [[100 * layer[name] for layer in layers] for name in ("zeros", "low", "high", "break_even")]
         depth = range(1, len(layers) + 1)
-        panels[arm] = {"zeros": (depth, *columns[:3]), "gate pays from": (depth, columns[3])}
-    return figures.curves(panels, "gated convolution", "positions closed (%)", ylim=(0, 100))
+        panels[f"{arm}: {GATES[arm]}"] = {"zeros": (depth, *columns[:3]), "gate pays from": (depth, columns[3])}
+    return figures.curves(panels, "gated convolution", "positions closed (%)", across=2, ylim=(0, 100))
+
+
+def exact_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Largest difference and miscounted multiplications by seed, or what became of the arm that would show them."""
+    rows = {}
+    for run in runs:
+        exact = run["measurements"].get("exact", {})
+        shown = {"images": exact["images"]} if exact else {}
+        for column in ("minus_difference", "minus_miscount"):
+            shown[column.removeprefix("minus_")] = -exact[column] + 0.0 if exact else "—"
+        rows[run["seed"]] = shown | {"network": fate(run, "lccl") or "trained"}
+    return pd.DataFrame(rows).T.rename_axis("seed").fillna("—")
 
 
 def maps_picture(run: dict[str, Any]) -> figures.Picture:
@@ -65,14 +110,18 @@ def maps_picture(run: dict[str, Any]) -> figures.Picture:
 
 
 def frontier_picture(runs: Sequence[dict[str, Any]], printed: claims.Table) -> figures.Picture:
-    """Accuracy against the share of multiply-accumulates saved: every arm a point a seed, and the printed rows."""
+    """Accuracy against the share of multiply-accumulates saved: every arm a point a seed, and the printed rows.
+
+    An arm that did not learn has no saving and no point; the legend says so.
+    """
     config, points = runs[0]["config"], dict[str, figures.Curve]()
     for arm in runs[0]["measurements"]["accuracy"]:
-        kept = [run for run in runs if arm == "baseline" or arm in run["measurements"]["arms"]]
+        kept = [run for run in runs if arm in (learnt(run) if arm == "baseline" else counted(run))]
         saved = [100 * run["measurements"]["arms"][arm]["removed"] if arm != "baseline" else 0.0 for run in kept]
-        points[arm] = (saved, [run["measurements"]["accuracy"][arm] for run in kept])
+        label = f"{arm} ({gone})" if (gone := lost(runs, arm)) else arm
+        points[label] = (saved, [run["measurements"]["accuracy"][arm] for run in kept])
     panels = {f"ours: {config['net']}, {config['data']}": points}
-    if config["row"]:
+    if config["data"] == printed.id:
         cells = {(cell.row, cell.column): cell.number for cell in printed.cells}
         paper: dict[str, figures.Curve] = {}
         for row in printed.rows:
@@ -125,3 +174,32 @@ def skip_table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "framework / skipping": float(np.median([framework(one) / one["kxkxCx1"] for one in found])),
         }
     return pd.DataFrame(rows).T.rename_axis(["maps", "zeros"]).round(3)
+
+
+def goal_text(runs: Sequence[dict[str, Any]]) -> str:
+    """On which shapes from 64 channels on, at 60 % zeros, the suite's goal is reached; medians over the runs."""
+    gains = {}
+    for number, point in enumerate(runs[0]["measurements"]["points"]):
+        if point["zeros"] == AT and point["channels"] >= WIDE:
+            found = [run["measurements"]["points"][number]["seconds"] for run in runs]
+            shape = f"{point['channels']} x {point['side']} x {point['side']}"
+            gains[shape] = float(np.median([dense(one) / one["kxkxCx1"] for one in found]))
+    parts = [
+        f"{word} on {', '.join(f'{shape} ({gain:.2f})' for shape, gain in part.items())}"
+        for word, part in (
+            ("reached", {shape: gain for shape, gain in gains.items() if gain >= GOAL}),
+            ("missed", {shape: gain for shape, gain in gains.items() if gain < GOAL}),
+        )
+        if part
+    ]
+    return f"The goal, {GOAL} times at {100 * AT:.0f} % zeros from {WIDE} channels on, is {' and '.join(parts)}."
+
+
+def _idle(arm: dict[str, Any], how: str) -> int:
+    """Gates that all test images find ``closed``, ``open`` or closed in ``part``."""
+    found = arm["idle" if "idle" in arm else "dead"].values()  # older runs have the wrong name for it
+    return sum(" of " in one if how == "part" else one == how for one in found)
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else "" if np.isnan(value) else f"{round(value, 2):g}"
