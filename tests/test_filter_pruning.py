@@ -98,9 +98,7 @@ def test_ratio_out_of_range(ratio):
 
 
 def test_no_filter_left_and_unknown_layer():
-    with pytest.raises(
-        ValueError, match="layer conv_1: .* leaves none of 6 filters; use at most 0.833"
-    ):
+    with pytest.raises(ValueError, match="layer conv_1: .* leaves none of 6 filters; use at most 0.833"):
         pruning.select(small_vgg(), {"conv_1": 0.99})
     assert pruning.kept_count(6, 0.833) == 1
     with pytest.raises(ValueError, match="none of 1 filters; leave the layer out"):
