@@ -15,6 +15,7 @@ from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, liu2019, phone, steps
 from shrinkbook.experiments.liu2019 import controls, cost, imagenet, latency, printed, spaces
 from shrinkbook.experiments.run import Context, ensure, unit
+from shrinkbook.measure.cost import cost as cost_of
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
 from shrinkbook.methods.metapruning_search import evolve
@@ -91,6 +92,9 @@ def test_searches_stay_within_their_budgets_and_train_what_the_vector_file_holds
         assert spaces.load_vector(stored, digits["config"]["net"], space) == one["widths"]
         with pytest.raises(ValueError, match="not of another net"):
             spaces.load_vector(stored, "another net", space)
+    for key, one in digits["measurements"]["kept"].items():
+        assert digits["measurements"]["gaps"][key] == pytest.approx(one["searched"] - np.mean(one["blind"]), abs=1e-3)
+        assert len(one["blind"]) == controls.BLIND
     gaps, proxies = digits["measurements"]["gaps"], [one["unseen"] for one in digits["measurements"]["search"].values()]
     assert gaps["budgets"] == [one["searched"] - one["uniform of the budget"] for one in proxies]
     for value in (value for one in proxies for value in one.values()):  # shares of all 1,397 test images
@@ -113,6 +117,8 @@ def test_the_premise_is_spread_against_seeds(digits) -> None:
 def test_pictures_and_tables(digits) -> None:
     for draw in (liu2019.proxy_picture, liu2019.progress_picture, liu2019.widths_picture, liu2019.ranks_picture):
         assert draw([digits, digits]).axes
+    names = [label.get_text() for label in liu2019.widths_picture([digits], "mid").axes[0].get_xticklabels()]
+    assert names == ["mid_1", "mid_2", "mid_3"]
     assert list(liu2019.budgets_table([digits]).index) == ["mac 0.375", "mac 0.625"]
 
 
@@ -391,6 +397,8 @@ def test_imagenet_by_torchrun_on_two_processes_with_made_up_images(tmp_path, mon
     result = json.loads(job.with_suffix(".result.json").read_text())
     assert set(result["accuracy"]) == {"searched paired", "uniform paired", "searched alone"}
     assert list(result["gain"]) == ["paired"]
+    assert result["mac"]["uniform paired"] == cost_of(spaces.nets.resnet_cifar(20), (3, 16, 16)).mac
+    assert result["mac"]["searched paired"] == result["search"]["paired"]["mac"]
     assert 0.5 * most <= result["search"]["paired"]["mac"] <= most
     assert [row["phase"] for row in result["history"]] == [
         "PruningNet", "searched paired", "uniform paired", "searched alone",

@@ -23,6 +23,7 @@ from shrinkbook.experiments.liu2019.printed import PRINTED
 from shrinkbook.experiments.liu2019.spaces import SPACES, load_search, load_vector, save_vector, saving
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy
+from shrinkbook.measure.cost import cost
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
 from shrinkbook.methods.metapruning_search import Fitness, evolve
@@ -47,7 +48,7 @@ def on_imagenet(run: Context) -> None:
     run.measurements |= {"search": result["search"], "gaps": {"searched": list(result["gain"].values())}}
     run.history = result["history"]
     for label, accuracy in result["accuracy"].items():
-        run.stages[label] = {"accuracy": {"last": accuracy, "best_by_val": None}}
+        run.stages[label] = {"accuracy": {"last": accuracy, "best_by_val": None}, "mac": result["mac"][label]}
     for name, one in PRINTED[run.config["net"]].items():
         run.cell(one.accuracy, result["accuracy"][f"searched {name}"])
         if one.uniform is not None:
@@ -113,7 +114,7 @@ def work(job: Path) -> None:
         return [parts[index % world][index // world] for index in range(len(vectors))]
 
     count = MacCount(space, (3, side, side))
-    result: dict[str, Any] = {"search": {}, "accuracy": {}, "gain": {}}
+    result: dict[str, Any] = {"search": {}, "accuracy": {}, "mac": {}, "gain": {}}
     tests = as_data_set(kept, val, 2, side, seed)
     for name, target in config["targets"].items():
         limit = Constraint(count, target["most"], target["least"])
@@ -132,6 +133,7 @@ def work(job: Path) -> None:
         if (uniform := PRINTED[config["net"]][name].uniform) is not None:
             models["uniform"] = uniform.build()
         for which, model in models.items():
+            result["mac"][f"{which} {name}"] = cost(model, (3, side, side)).mac
             model = initialize(model.to_empty(device="cpu"), seed)
             model = trained(model, config["final"], f"{which} {name}", train)
             tested = evaluate(model, tests.to(device), device, dtype=config["dtype"])
