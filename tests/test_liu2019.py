@@ -177,6 +177,10 @@ def test_the_control_of_a_winner_is_the_uniform_network_of_its_own_cost() -> Non
         assert abs(found["share"] - 1) < 0.02 and found["cost"] == count.of(found["widths"])
         nearest = min(abs(cost - count.of(winner)) for cost in costs)
         assert abs(found["cost"] - count.of(winner)) == nearest
+    with torch.device("meta"):  # where widths are no powers of two, none is lost to rounding
+        v2 = spaces.SPACES["MobileNetV2 for CIFAR"].space()
+    found_v2 = {tuple(v2.uniform(ratio).values()) for ratio in controls.uniform_ratios(v2)}
+    assert {tuple(v2.uniform(ratio).values()) for ratio in np.linspace(0.001, 1, 9973)} <= found_v2
     listed = controls.uniform_of_cost(space, count.of, count.of(winner), space.ratios)
     assert listed["ratio"] in space.ratios  # all that a look-up table holds
 
