@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,15 +12,18 @@ from PIL import Image
 
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
-from shrinkbook.experiments import catalogue, liu2019, phone
-from shrinkbook.experiments.liu2019 import imagenet, latency, prune, spaces
-from shrinkbook.experiments.liu2019.cost import generators
+from shrinkbook.experiments import catalogue, liu2019, phone, steps
+from shrinkbook.experiments.liu2019 import controls, cost, imagenet, latency, printed, spaces
 from shrinkbook.experiments.run import Context, ensure, unit
+from shrinkbook.measure.cost import cost as cost_of
 from shrinkbook.methods.metapruning import PruningNet
+from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
+from shrinkbook.methods.metapruning_search import evolve
 from shrinkbook.methods.metapruning_space import MacCount
 from shrinkbook.nets import initialize
 from shrinkbook.training import data, folder
 from shrinkbook.training.data import DataError
+from shrinkbook.training.evaluate import evaluate
 from shrinkbook.training.recipe import Recipe
 
 PAPER = claims.load("liu2019")
@@ -80,12 +84,21 @@ def test_searches_stay_within_their_budgets_and_train_what_the_vector_file_holds
     checkpoint = unit(catalogue.EXPERIMENTS, "liu2019.digits", "quick", 0, SMALL).checkpoint
     for label, one in digits["measurements"]["search"].items():
         assert one["cost"] == digits["stages"][f"searched {label}"]["mac"] <= one["budget"]
-        assert one["uniform mac"] == digits["stages"][f"uniform {label}"]["mac"] == one["budget"]
+        assert one["control"]["mac"] == digits["stages"][f"uniform {label}"]["mac"] == one["control"]["cost"]
+        assert one["control"]["share"] == pytest.approx(one["control"]["mac"] / one["mac"])
+        assert one["control"]["widths"] == space.uniform(one["control"]["ratio"])
         assert one["evaluations"] == 8 and len(one["progress"]) == 8
         stored = checkpoint.with_name(one["vector"])
         assert spaces.load_vector(stored, digits["config"]["net"], space) == one["widths"]
         with pytest.raises(ValueError, match="not of another net"):
             spaces.load_vector(stored, "another net", space)
+    for key, one in digits["measurements"]["kept"].items():
+        assert digits["measurements"]["gaps"][key] == pytest.approx(one["searched"] - np.mean(one["blind"]), abs=1e-3)
+        assert len(one["blind"]) == controls.BLIND
+    gaps, proxies = digits["measurements"]["gaps"], [one["unseen"] for one in digits["measurements"]["search"].values()]
+    assert gaps["budgets"] == [one["searched"] - one["uniform of the budget"] for one in proxies]
+    for value in (value for one in proxies for value in one.values()):  # shares of all 1,397 test images
+        assert value / 100 * 1397 == pytest.approx(round(value / 100 * 1397), abs=1e-6)
     labels = list(digits["measurements"]["search"])
     assert labels == ["mac 0.375", "mac 0.625"]
     assert len(digits["measurements"]["search"][labels[0]]["random progress"]) == 8
@@ -104,6 +117,8 @@ def test_the_premise_is_spread_against_seeds(digits) -> None:
 def test_pictures_and_tables(digits) -> None:
     for draw in (liu2019.proxy_picture, liu2019.progress_picture, liu2019.widths_picture, liu2019.ranks_picture):
         assert draw([digits, digits]).axes
+    names = [label.get_text() for label in liu2019.widths_picture([digits], "mid").axes[0].get_xticklabels()]
+    assert names == ["mid_1", "mid_2", "mid_3"]
     assert list(liu2019.budgets_table([digits]).index) == ["mac 0.375", "mac 0.625"]
 
 
@@ -112,16 +127,106 @@ def test_numbers_of_the_generators() -> None:
         space = spaces.SPACES["MobileNetV1"].space()
         net = PruningNet(space)
     held = sum(parameter.numel() for parameter in net.weights.parameters())
-    assert generators(space, 32) == held
+    assert cost.generators(space, 32) == held
 
 
-def test_evaluations_on_two_processes_are_the_same() -> None:
+def test_a_proxy_measures_batch_norm_and_evaluates_once(monkeypatch) -> None:
     torch.manual_seed(0)
     space = spaces.SPACES["digits ResNet of three blocks"].space()
-    proxy = prune.Proxy(PruningNet(space).eval(), data.load("digits"), 128, "cpu")
+    proxy = steps.Proxy(PruningNet(space).eval(), data.load("digits"), 128, "cpu")
     vectors = [(7, 7, 7, 7, 7), (3, 3, 3, 3, 3)]
-    with prune.spreading(proxy, 2) as spread:
-        assert list(spread(proxy, vectors)) == [proxy(genes) for genes in vectors]
+    wanted = [proxy.both(genes)[1] for genes in vectors]
+    calls: list[int] = []
+    monkeypatch.setattr(steps, "evaluate", lambda *args: calls.append(1) or evaluate(*args))
+    assert [proxy(genes) for genes in vectors] == wanted and len(calls) == 2
+
+
+def test_files_of_a_search_that_are_broken_are_named(tmp_path) -> None:
+    space = spaces.SPACES["digits ResNet of three blocks"].space()
+    count = MacCount(space, (1, 8, 8))
+    limit, path = Constraint(count, count((3,) * 5)), tmp_path / "x.json"
+    with pytest.raises(ValueError, match=r"x.json cannot be read \(No such file"):
+        spaces.load_vector(path, "a net", space)
+    assert spaces.load_search(path, limit) is None
+    for text in ("{", "[1]", '{"net": "a net", "ratios": [0.5]}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"x.json is no (JSON|width vector).*search again"):
+            spaces.load_vector(path, "a net", space)
+    path.write_text('[[{"genes": 1}]]')
+    with pytest.raises(ValueError, match=r"x.json is no state of a search: delete it"):
+        spaces.load_search(path, limit)
+    found = evolve(space, lambda genes: genes[0], limit, Evolution(**TINY), 0, None, spaces.saving(path))
+    assert spaces.load_search(path, limit) == found
+    with pytest.raises(ValueError, match=r"x.json was searched by other costs: delete it"):
+        spaces.load_search(path, Constraint(lambda genes: count(genes) + 1, limit.most))
+
+
+def test_the_control_of_a_winner_is_the_uniform_network_of_its_own_cost() -> None:
+    with torch.device("meta"):
+        space = spaces.SPACES["MobileNetV1 for CIFAR"].space()
+    count, every = MacCount(space, spaces.CIFAR), controls.uniform_ratios(space)
+    costs = [count.of(space.uniform(ratio)) for ratio in every]
+    assert len(every) == 1024 + 1 and all(one <= other for one, other in pairwise(costs))
+    assert {tuple(space.uniform(ratio).values()) for ratio in np.linspace(0.001, 1, 500)} <= {
+        tuple(space.uniform(ratio).values()) for ratio in every
+    }
+    draws = np.random.default_rng(0)
+    for _ in range(5):
+        winner = space.widths([int(gene) for gene in draws.integers(0, 31, 13)])
+        found = controls.uniform_of_cost(space, count.of, count.of(winner), every)
+        assert abs(found["share"] - 1) < 0.02 and found["cost"] == count.of(found["widths"])
+        nearest = min(abs(cost - count.of(winner)) for cost in costs)
+        assert abs(found["cost"] - count.of(winner)) == nearest
+    with torch.device("meta"):  # where widths are no powers of two, none is lost to rounding
+        v2 = spaces.SPACES["MobileNetV2 for CIFAR"].space()
+    found_v2 = {tuple(v2.uniform(ratio).values()) for ratio in controls.uniform_ratios(v2)}
+    assert {tuple(v2.uniform(ratio).values()) for ratio in np.linspace(0.001, 1, 9973)} <= found_v2
+    listed = controls.uniform_of_cost(space, count.of, count.of(winner), space.ratios)
+    assert listed["ratio"] in space.ratios  # all that a look-up table holds
+
+
+def test_widths_are_halved_by_depth() -> None:
+    with torch.device("meta"):
+        v2, r20 = (spaces.SPACES[name].space() for name in ("MobileNetV2 for CIFAR", "ResNet-20 with projections"))
+    late = [f"mid_{n}" for n in range(8, 12)] + ["stage_6"] + [f"mid_{n}" for n in range(12, 15)]
+    late += ["stage_7", "mid_15", "mid_16", "mid_17", "stage_8"]
+    assert spaces.by_depth(v2)[12:] == late and spaces.by_depth(v2)[:5] == [
+        "stage_1",
+        "mid_1",
+        "stage_2",
+        "mid_2",
+        "stage_3",
+    ]
+    assert spaces.by_depth(r20) == [
+        "stage_1", "mid_1", "mid_2", "mid_3", "mid_4", "stage_2", "mid_5", "mid_6", "mid_7", "mid_8", "mid_9",
+    ]  # fmt: skip
+    for space in (v2, r20):
+        order = spaces.by_depth(space)
+        deep = [30 if name in order[len(order) // 2 :] else 0 for name in space.names]
+        assert controls.preferences(space, [tuple(deep)])["late"] == pytest.approx(90)
+        strided = [30 if name in spaces.downsampling(space) else 0 for name in space.names]
+        assert controls.preferences(space, [tuple(strided)])["downsampling"] == pytest.approx(90)
+
+
+def test_a_search_with_random_fitness_prefers_nothing_beyond_what_blind_ones_do() -> None:
+    with torch.device("meta"):
+        space = spaces.SPACES["ResNet-20 with projections"].space()
+    count = MacCount(space, spaces.CIFAR)
+    limit = Constraint(count, count(spaces.uniform_vector(space, 0.25)))
+    settings = Evolution(population=20, mutations=8, crossovers=8, generations=3, parents=5)
+    raw: list[float] = []
+    gaps: list[float] = []
+    for seed in range(10):
+        draws = np.random.default_rng(seed)
+        search = evolve(space, lambda _, draws=draws: draws.random(), limit, settings, seed)  # type: ignore[misc]
+        found = controls.preferences(space, [one.genes for one in search.top(controls.TOP)])["late"]
+        blind = [one["late"] for one in controls.blind_preferences(space, limit, settings, seed)]
+        assert len(set(blind)) == controls.BLIND
+        raw.append(found)
+        gaps.append(found - float(np.mean(blind)))
+    error = np.std(raw, ddof=1) / np.sqrt(len(raw))
+    assert abs(np.mean(raw)) > 4 * error  # the budget alone leaves a gap
+    assert abs(np.mean(gaps)) < 2.5 * error and len({gap > 0 for gap in gaps}) == 2
 
 
 def test_downsampling_widths_are_those_that_strided_convolutions_write() -> None:
@@ -147,6 +252,21 @@ def test_cifar_runs_fill_what_their_claims_read(small_cifar: SmallCifar, monkeyp
         if name in claim.experiments:
             assert all(dig(run["measurements"], path) is not None or path == "ranks.tau" for path in paths_of(claim))
     assert ("latency 1" in run["measurements"]["search"]) == (name == "liu2019.mobilenet_v1")
+
+
+def test_a_search_goes_on_with_the_table_that_it_began_with(scratch, monkeypatch) -> None:
+    name, net = "liu2019.mobilenet_v1", "digits ResNet of three blocks"
+    wanted = unit(catalogue.EXPERIMENTS, name, "standard", 0, {"batch": 2, "rounds": 2, "uniform": [0.5]})
+    space = spaces.SPACES[net].space()
+    run, again = (Context(wanted, "cpu", {}, print) for _ in range(2))
+    first = latency.seconds_of(run, space, net)(space.base)
+    monkeypatch.setattr(latency, "measure_table", None)
+    assert latency.seconds_of(again, space, net)(space.base) == first
+    assert again.measurements == run.measurements and len(run.measurements["additivity"]["rows"]) == 2
+    assert run.measurements["additivity"]["rows"][1]["sum of layers, ms"] == pytest.approx(1000 * first)
+    wanted.checkpoint.with_suffix(".latency.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"latency.json: not a look-up table .*; delete it, and the searches"):
+        latency.seconds_of(again, space, net)
 
 
 def test_latency_of_both_families_a_table_and_a_generator(scratch, monkeypatch) -> None:
@@ -180,20 +300,21 @@ def test_a_search_takes_seconds_from_the_table_of_a_device(scratch, on_a_device:
         table["layers"][f"{path}.conv1"][f"{mid}x{read}"] + table["layers"][f"{path}.conv2"][f"{full}x{mid}"]
         for path, mid, read, full in zip(blocks, inner, outer, wide, strict=True)
     )
-    assert seconds(genes) == pytest.approx(by_hand, rel=1e-12)
+    assert seconds(space.widths(genes)) == pytest.approx(by_hand, rel=1e-12)
     assert on_a_device.measurements["table"] == table["where"]
     errors = on_a_device.measurements["additivity"]
     whole = {row["model"]: row["ms"]["median"] for row in on_a_device.parents["phone.resnet20"]["measurements"]["rows"]}
     assert list(errors) == list(whole)
     sums = {name: (1 + errors[name] / 100) * ms / 1e3 for name, ms in whole.items()}
-    assert list(sums.values()) == pytest.approx([seconds((3,) * 9), seconds((1,) * 9)], rel=1e-12)
+    both = [seconds(space.uniform(ratio)) for ratio in (1.0, 0.5)]
+    assert list(sums.values()) == pytest.approx(both, rel=1e-12)
 
 
 def test_a_table_of_other_widths_is_refused(scratch, on_a_device: Context) -> None:
     full = spaces.nets.resnet_cifar(20)
     space = spaces.SearchSpace(full, full.free_widths(), (0.5, 0.6, 1.0))
     with pytest.raises(ValueError, match="table of No phone: .* lacks layer1.0.conv1 with 16 -> 9 channels"):
-        latency.seconds_of(on_a_device, space, "ResNet-20, inner widths")((1,) * 9)
+        latency.seconds_of(on_a_device, space, "ResNet-20, inner widths")(space.widths((1,) * 9))
 
 
 def test_the_search_on_a_devices_table_runs_to_its_end(small_cifar: SmallCifar) -> None:
@@ -205,7 +326,11 @@ def test_the_search_on_a_devices_table_runs_to_its_end(small_cifar: SmallCifar) 
     run = small_cifar(name, {name: changes, "phone.lookup": once, "phone.resnet20": once})
     found = run["measurements"]
     assert set(found["search"]) == {"mac 0.5", "latency 0.5"} and found["table"].startswith("No phone: 31 networks")
-    assert found["search"]["latency 0.5"]["cost"] <= found["search"]["latency 0.5"]["budget"] < 1
+    one = found["search"]["latency 0.5"]
+    assert one["cost"] <= one["budget"] < 1 and one["control"]["ratio"] in spaces.QUARTERS
+    table = liu2019.budgets_table([run])
+    assert table.loc["latency 0.5", "budget, ms"] == pytest.approx(1000 * one["budget"], abs=0.01)
+    assert np.isnan(table.loc["latency 0.5", "budget, MAC"]) and np.isnan(table.loc["mac 0.5", "budget, ms"])
     assert "latency_over_mac" in found["gaps"]
 
 
@@ -248,38 +373,77 @@ def test_ranks_share_every_batch() -> None:
     assert parts == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 
-def test_imagenet_by_torchrun_on_two_processes_with_made_up_images(tmp_path) -> None:
+def test_imagenet_by_torchrun_on_two_processes_with_made_up_images(tmp_path, monkeypatch) -> None:
     images(tmp_path, 3, 4)
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom shrinkbook import nets\n"
+        "from shrinkbook.experiments.liu2019 import imagenet, printed\n"
+        "beside = printed.Uniform('', lambda: nets.resnet_cifar(20))\n"
+        "found = {'paired': printed.Printed('', '', beside), 'alone': printed.Printed('', '', None)}\n"
+        "imagenet.PRINTED['ResNet-20 with projections'] = found\n"
+        "imagenet.work(Path(sys.argv[1]))\n"
+    )
+    monkeypatch.setattr(imagenet, "WORKER", (str(script),))
     tiny = {"epochs": 1, "batch": 4, "lr": 0.01}
+    with torch.device("meta"):
+        space = spaces.SPACES["ResNet-20 with projections"].space()
+    most = MacCount(space, (3, 16, 16))((12,) * len(space.names))
+    bounds = {"least": 0.5 * most, "most": most, "lowest": 3, "highest": 15}
     config = {
         **catalogue.EXPERIMENTS["liu2019.imagenet_v1"].configs["paper"], "net": "ResNet-20 with projections",
-        "dtype": "float32", "side": 16, "recipe": tiny, "final": tiny, "uniform": [0.25], "budgets": None,
-        "val_per_class": 1, "images": 4, "readers": 0, "evolution": {**TINY, "generations": 1},
+        "dtype": "float32", "side": 16, "recipe": tiny, "final": tiny, "targets": {"paired": bounds, "alone": bounds},
+        "val_per_class": 1, "images": 4, "readers": 0, "evolution": TINY,
     }  # fmt: skip
     job = tmp_path / "x.job.json"
     job.write_text(json.dumps({"config": config, "seed": 0, "folder": str(tmp_path)}))
     imagenet.launch(job, 2)
     result = json.loads(job.with_suffix(".result.json").read_text())
-    assert set(result["accuracy"]) == {"searched 0.25", "uniform 0.25"}
-    assert result["search"]["0.25"]["mac"] <= result["search"]["0.25"]["budget"]
-    assert [row["phase"] for row in result["history"]] == ["PruningNet", "searched 0.25", "uniform 0.25"]
+    assert set(result["accuracy"]) == {"searched paired", "uniform paired", "searched alone"}
+    assert list(result["gain"]) == ["paired"]
+    assert result["mac"]["uniform paired"] == cost_of(spaces.nets.resnet_cifar(20), (3, 16, 16)).mac
+    assert result["mac"]["searched paired"] == result["search"]["paired"]["mac"]
+    assert 0.5 * most <= result["search"]["paired"]["mac"] <= most
+    assert [row["phase"] for row in result["history"]] == [
+        "PruningNet", "searched paired", "uniform paired", "searched alone",
+    ]  # fmt: skip
+    # Killed after the first generation: every process goes on from the one state, and finds the same.
+    (state,) = (path for path in tmp_path.glob("x.job.paired*.json") if "widths" not in path.name)
+    whole = state.read_text()
+    state.write_text(json.dumps(json.loads(whole)[:1]))
+    job.with_suffix(".result.json").unlink()
+    imagenet.launch(job, 2)
+    assert state.read_text() == whole
+    again = json.loads(job.with_suffix(".result.json").read_text())
+    assert again["search"] == result["search"] and again["accuracy"] == result["accuracy"]
 
 
-def test_imagenet_cells_exist_and_belong_to_the_budgets() -> None:
-    planned = {
-        (one.configs["paper"]["net"], ratio): one.configs["paper"]
-        for one in catalogue.PAPERS["liu2019"].values()
-        if "imagenet" in one.name
-        for ratio in one.configs["paper"]["uniform"]
-    }
-    assert set(planned) == set(imagenet.CELLS)
-    for cell in (cell for pair in imagenet.CELLS.values() for cell in pair if cell):
-        assert PAPER.cell(cell).value
-    with torch.device("meta"):
-        for name in ("MobileNetV1", "MobileNetV2", "ResNet-50"):
-            space = spaces.SPACES[name].space()
-            least = MacCount(space, spaces.IMAGENET)((0,) * len(space.names))
-            assert all(least < budget for (net, _), one in planned.items() if net == name for budget in one["budgets"])
+def test_imagenet_cells_budgets_and_uniform_networks_are_the_printed_ones() -> None:
+    flops = {"MobileNetV1": "table1/{}/uniform_flops", "MobileNetV2": "table2/{}/uniform_flops"}
+    for one in (one for one in catalogue.PAPERS["liu2019"].values() if "imagenet" in one.name):
+        config = one.configs["paper"]
+        net = config["net"]
+        assert list(config["targets"]) == list(printed.PRINTED[net])
+        with torch.device("meta"):
+            space = spaces.SPACES[net].space()
+        least = MacCount(space, spaces.IMAGENET)((0,) * len(space.names))
+        for row, target in config["targets"].items():
+            pair = printed.PRINTED[net][row]
+            assert PAPER.cell(pair.accuracy).value and least < target["most"]
+            assert target["least"] <= printed.value(pair.flops) <= target["most"]
+            if pair.uniform:
+                assert PAPER.cell(pair.uniform.accuracy).value
+                cell = PAPER.cell(flops[net].format(row) if net in flops else f"table3/uniform {row}/flops")
+                counted = cost.counted(pair.uniform.build)["MAC"] / printed.UNITS[cell.unit]
+                assert abs(counted - float(cell.value)) < (0.1 if "." in cell.value else 1)  # the last printed digit
+    r50 = catalogue.EXPERIMENTS["liu2019.imagenet_r50"].configs["paper"]["targets"]
+    assert r50["0.75x"] == {"least": 1.95e9, "most": 2.05e9, "lowest": 12, "highest": 23}
+    assert [target["least"] for target in r50.values()] == [2.95e9, 1.95e9, 0.95e9]
+    # Every claim of the tables about searched ImageNet networks names the experiment that has its budget, or none.
+    pairs = {one.accuracy for net in printed.PRINTED.values() for one in net.values()}
+    for claim in PAPER.claims:
+        if claim.requires == "paper":
+            assert bool(claim.experiments) == (claim.where[0] in pairs)
 
 
 def test_streamed_training_resumes_exactly_and_refuses_other_images(tmp_path) -> None:

@@ -242,7 +242,7 @@ def test_mistakes_are_named() -> None:
             SearchSpace(model, model.free_widths(), ratios)
     with pytest.raises(ValueError, match="from small to large"):
         SearchSpace(model, model.free_widths(), [1.0, 0.5])
-    with pytest.raises(ValueError, match=r"ratio 0.05 of 8 maps leaves none"):
+    with pytest.raises(ValueError, match=r"ratio 0.05 of 8 maps leaves none; leave out ratios below 1/8"):
         SearchSpace(model, model.free_widths(), [0.05, 1.0])
     space = space_of(model)
     with pytest.raises(ValueError, match=r"3 genes \(layer_1, layer_2, layer_3\), not 2"):

@@ -87,19 +87,44 @@ def test_a_generation_is_made_of_new_vectors_within_the_constraint_by_the_best_s
 
 
 def test_budgets_that_no_network_meets(space, half) -> None:
-    with pytest.raises(ValueError, match=r"no network meets a budget of 10 multiply-accumulates: the narrowest takes"):
+    with pytest.raises(
+        ValueError, match=r"meets a budget of 10 multiply-acc.*: the narrowest takes .*; raise the budget"
+    ):
         evolve(space, planted, Constraint(half.cost, 10), SMALL)
     uneven = Constraint(lambda genes: {0: 5.0, 1: 2.0}.get(genes[0], 9.0), 3.0, unit="seconds")  # a measured table
     assert {one.genes[0] for one in random_search(space, planted, uneven, 20).candidates} == {1}
     with pytest.raises(ValueError, match="no network lies between"):
         random_search(space, planted, Constraint(half.cost, 1e12, 1e11), 5)
     narrowest = half.cost((0,) * 5)
-    with pytest.raises(ValueError, match="only 1 vectors meet the constraint"):
+    with pytest.raises(ValueError, match="only 1 vectors were found .* 5 are needed: widen the band, lower `lowest`"):
         evolve(space, planted, Constraint(half.cost, narrowest), SMALL)
     with pytest.raises(ValueError, match="at least 2 parents"):
         Evolution(parents=1)
     with pytest.raises(ValueError, match=r"30 \+ 30 children do not fit"):
         Evolution(mutations=30, crossovers=30)
+
+
+def test_a_band_that_no_draw_hits_is_named_by_every_search(space, half) -> None:
+    between = Constraint(half.cost, half.most + 0.75, half.most // 1 + 0.25)  # costs are whole numbers
+    assert between.most // 1 == between.least // 1
+    with pytest.raises(ValueError, match="only 0 vectors were found between .* 5 are needed: widen the band"):
+        evolve(space, planted, between, SMALL)
+    with pytest.raises(ValueError, match="only 0 vectors were found between .* 1 are needed: widen the band"):
+        random_search(space, planted, between, 5)
+    few = random_search(space, planted, Constraint(half.cost, half.cost((0,) * 5)), 5)
+    assert [one.genes for one in few.candidates] == [(0,) * 5]
+
+
+def test_the_range_of_random_genes_bounds_what_is_possible(space, half) -> None:
+    dear, cheap = Evolution(lowest=5), Evolution(highest=1)
+    with pytest.raises(ValueError, match=r"the narrowest takes .*; raise the budget, or lower `lowest` \(gene 5\)"):
+        random_search(space, planted, half, 5, settings=dear)
+    wide = Constraint(half.cost, 2 * half.most, 0.9 * half.most)
+    with pytest.raises(ValueError, match=r"the widest takes .*; widen the band, or raise `highest` \(gene 1\)"):
+        evolve(space, planted, wide, cheap)
+    for wrong in (Evolution(lowest=3, highest=2), Evolution(highest=7), Evolution(lowest=-1)):
+        with pytest.raises(ValueError, match="they must rise and lie in 0 to 6"):
+            random_search(space, planted, half, 5, settings=wrong)
 
 
 def test_small_budgets_and_bands_are_searched_too(space, half) -> None:
@@ -132,7 +157,7 @@ def test_a_search_by_a_latency_table(space) -> None:
     lacking = LatencyTable("a phone", table.rest, {k: v for k, v in table.layers.items() if k != "conv1"})
     with pytest.raises(ValueError, match="look-up table of a phone lacks layer conv1"):
         lacking.total(space.shapes(space.base))
-    with pytest.raises(ValueError, match=r"lacks conv1 with 1 -> 9 channels"):
+    with pytest.raises(ValueError, match=r"lacks conv1 with 1 -> 9 channels: measure it"):
         table.total({"conv1": (9, 1)})
     with pytest.raises(ValueError, match="not a look-up table"):
         LatencyTable.restored({"where": "x"})

@@ -82,17 +82,19 @@ class Proxy:
     data: DataSet
     images: int
     device: str
-    threads: int = 1
 
     def __call__(self, genes: Genes) -> float:
-        return self.both(genes)[1]
+        return self._measured_afresh(self.net.candidate(genes))
 
     def both(self, genes: Genes) -> tuple[float, float]:
         """The same before and after batch norms are measured."""
         candidate = self.net.candidate(genes)
         before = evaluate(candidate, self.data, self.device).accuracy
+        return before, self._measured_afresh(candidate)
+
+    def _measured_afresh(self, candidate: nn.Module) -> float:
         recalibrate_batch_norm(candidate, self.data, self.images, self.device)
-        return before, evaluate(candidate, self.data, self.device).accuracy
+        return evaluate(candidate, self.data, self.device).accuracy
 
 
 def layer_inputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:

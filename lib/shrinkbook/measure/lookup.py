@@ -1,7 +1,7 @@
 """Latency of a network as a sum over its layers, from a table measured once (Liu et al. 2019, section 3.3).
 
 The format is plain JSON, so that another machine, a phone say, may have written it: ``{"where": text, "rest": seconds,
-"layers": {path: {"OUTxIN": seconds}}}``; ``rest`` is what no width changes.
+"layers": {path: {"OUTxIN": seconds}}}``; ``rest`` is what was timed of the layers whose widths are fixed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class LatencyTable:
                 raise ValueError(f"the look-up table of {self.where} lacks layer {path}: measure it for this network")
             if shape not in self.layers[path]:
                 out, read = shape
-                raise ValueError(f"the look-up table of {self.where} lacks {path} with {read} -> {out} channels")
+                raise ValueError(
+                    f"the look-up table of {self.where} lacks {path} with {read} -> {out} channels: "
+                    "measure it at this width, too"
+                )
             found += self.layers[path][shape]
         return found
 
@@ -79,7 +82,8 @@ def measure_table(
 ) -> LatencyTable:
     """Time every convolution, with batch norm and ReLU behind it, at each of its shapes, on this machine.
 
-    Layers that are alike are timed once. Everything else, the classifier and pooling, is ``rest``.
+    Layers that are alike are timed once. Linear layers are ``rest``. What is neither, pooling and the additions of
+    shortcuts, is in no entry: the sum lacks its time.
 
     Args:
         convolutions: by module path, at full width.

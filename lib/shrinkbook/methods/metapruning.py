@@ -214,7 +214,7 @@ def compress(
     count = MacCount(space, input_shape)
     full = count((len(space.ratios) - 1,) * len(space.names))
     constraint = Constraint(count, share * full)
-    possible(space, constraint)
+    possible(space, constraint, settings)
     pruning_net = PruningNet(space)
     train(pruning_net)
     pruning_net.eval()

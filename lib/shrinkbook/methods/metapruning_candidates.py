@@ -67,6 +67,17 @@ class Evolution:
                 f"{self.mutations} + {self.crossovers} children do not fit a population of {self.population}"
             )
 
+    def range_of(self, choices: int) -> tuple[int, int]:
+        """The lowest and the highest random gene of so many choices.
+
+        Raises:
+            ValueError: there is no gene between them.
+        """
+        low, high = self.lowest, choices - 1 if self.highest is None else self.highest
+        if not 0 <= low <= high < choices:
+            raise ValueError(f"random genes from {low} to {high}: they must rise and lie in 0 to {choices - 1}")
+        return low, high
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -44,7 +44,7 @@ def evolve(
         ValueError: no vector meets the constraint, or fewer than a first generation needs.
     """
     settings, search = settings or Evolution(), search or Search()
-    possible(space, constraint)
+    possible(space, constraint, settings)
     for number in range(len(search.generations), settings.generations):
         draws = random.Random(f"{seed}/{number}")
         children = offspring(space, constraint, settings, search, draws) if search.generations else {}
@@ -52,10 +52,10 @@ def evolve(
         wanted = settings.population - len(children)
         fresh = random_vectors(space, constraint, wanted, draws, taken, settings)
         children |= dict.fromkeys(fresh, "random")
+        if not number:
+            _enough(len(children), settings.parents, constraint)
         if not children:
             break  # a small space may be exhausted
-        if not number and len(children) < settings.parents:
-            raise ValueError(f"only {len(children)} vectors meet the constraint: fewer than {settings.parents} parents")
         search.generations.append(_evaluated(children, fitness, constraint, spread))
         if save:
             save(search)
@@ -81,14 +81,16 @@ def random_search(
     settings: Evolution | None = None,
     spread: Spread = map,
 ) -> Search:
-    """The control: as many random vectors within the constraint, all different.
+    """The control: as many random vectors within the constraint, all different; fewer if no more are found.
 
     Raises:
-        ValueError: no vector meets the constraint.
+        ValueError: no vector meets the constraint, or none was found.
     """
-    possible(space, constraint)
+    settings = settings or Evolution()
+    possible(space, constraint, settings)
     draws = random.Random(f"{seed}/random")
-    found = random_vectors(space, constraint, evaluations, draws, set(), settings or Evolution())
+    found = random_vectors(space, constraint, evaluations, draws, set(), settings)
+    _enough(len(found), 1, constraint)
     return Search([_evaluated(dict.fromkeys(found, "random"), fitness, constraint, spread)])
 
 
@@ -139,7 +141,7 @@ def random_vectors(
     Uniform by rejection, as in the paper. Where 200 draws in a row fail, a small budget say, genes are from then on
     drawn from a range one choice smaller at the end that misses, so that the search ends.
     """
-    low, high = settings.lowest, len(space.ratios) - 1 if settings.highest is None else settings.highest
+    low, high = settings.range_of(len(space.ratios))
     found: dict[Genes, None] = {}
     costly = failed = 0
     while len(found) < count:
@@ -158,19 +160,28 @@ def random_vectors(
     return list(found)
 
 
-def possible(space: SearchSpace, constraint: Constraint) -> None:
-    """Raise a ValueError unless some uniform network is cheap enough and some dear enough.
+def possible(space: SearchSpace, constraint: Constraint, settings: Evolution | None = None) -> None:
+    """Raise a ValueError unless some uniform network of the settings' range is cheap enough and some dear enough.
 
     All of them are asked: measured times need not rise with the width.
     """
-    costs = [constraint.cost((gene,) * len(space.names)) for gene in range(len(space.ratios))]
+    low, high = (settings or Evolution()).range_of(len(space.ratios))
+    costs = [constraint.cost((gene,) * len(space.names)) for gene in range(low, high + 1)]
     if min(costs) > constraint.most:
         raise ValueError(
             f"no network meets a budget of {constraint.most:,.6g} {constraint.unit}: "
-            f"the narrowest takes {min(costs):,.6g}"
+            f"the narrowest takes {min(costs):,.6g}; raise the budget, or lower `lowest` (gene {low})"
         )
     if max(costs) < constraint.least or constraint.least > constraint.most:
         raise ValueError(
             f"no network lies between {constraint.least:,.6g} and {constraint.most:,.6g} {constraint.unit}: "
-            f"the widest takes {max(costs):,.6g}"
+            f"the widest takes {max(costs):,.6g}; widen the band, or raise `highest` (gene {high})"
+        )
+
+
+def _enough(found: int, wanted: int, constraint: Constraint) -> None:
+    if found < wanted:
+        raise ValueError(
+            f"only {found} vectors were found between {constraint.least:,.6g} and {constraint.most:,.6g} "
+            f"{constraint.unit}, {wanted} are needed: widen the band, lower `lowest` or raise `highest`"
         )

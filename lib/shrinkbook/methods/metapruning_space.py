@@ -112,7 +112,10 @@ class SearchSpace:
                 raise ValueError(f"width {name!r} touches {others[0]}, which is no convolution: leave that width fixed")
             self.base[name] = self.convolutions[group.producers[0]].out_channels
             if int(self.base[name] * self.ratios[0]) < 1:
-                raise ValueError(f"width {name!r}: ratio {self.ratios[0]} of {self.base[name]} maps leaves none")
+                raise ValueError(
+                    f"width {name!r}: ratio {self.ratios[0]} of {self.base[name]} maps leaves none; "
+                    f"leave out ratios below 1/{self.base[name]}"
+                )
             writes |= dict.fromkeys(group.producers, name)
             reads |= dict.fromkeys(group.consumers, name)
             self.norms |= dict.fromkeys(group.norms, name)

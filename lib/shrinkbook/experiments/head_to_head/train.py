@@ -108,7 +108,7 @@ class Bench:
         run.history = [row for row in run.history if row["phase"] != "PruningNet"]  # an arm done before brought it back
         run.seconds.pop("PruningNet", None)
         self.train(net, "PruningNet", settings["recipe"], data=part, resume=True)
-        return Proxy(net.eval(), part, settings["images"], run.device, run.config["threads"])
+        return Proxy(net.eval(), part, settings["images"], run.device)
 
     def row(self, arm: Arm) -> dict[str, Any]:
         """What there is to say about one arm, from its file if it was done before."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from shrinkbook.experiments.liu2019.cost import costs
 from shrinkbook.experiments.liu2019.imagenet import on_imagenet
+from shrinkbook.experiments.liu2019.printed import targets
 from shrinkbook.experiments.liu2019.prune import searched
 from shrinkbook.experiments.liu2019.tables import (
     budgets_table,
@@ -22,7 +23,8 @@ from shrinkbook.experiments.run import Experiment, counting
 __all__ = ["EXPERIMENTS", "budgets_table", "progress_picture", "proxy_picture", "ranks_picture", "widths_picture"]
 
 STEPS = [0.25, 0.5, 0.75]
-# The shape of the paper's schedules (section 4), shortened: a PruningNet gets a quarter of the epochs of a network.
+# The shape of the paper's schedules (section 4), shortened. On CIFAR-10 a PruningNet gets a quarter of the epochs of a
+# network, as there; on digits four times as many (paper.toml, digits_budget).
 GPU_NET = {"epochs": 40, "batch": 128, "lr": 0.1, "milestones": STEPS, "augment": True}
 GPU_FINAL = {**GPU_NET, "epochs": 160}
 CPU_NET = {"epochs": 2, "batch": 128, "lr": 0.1, "milestones": STEPS, "augment": True}
@@ -39,28 +41,26 @@ def _cifar(net: str, schedule: str, **settings: Any) -> dict[str, dict[str, Any]
         "data": "cifar10", "net": net, "dtype": "bfloat16", "schedule": schedule, "recipe": GPU_NET, "final": GPU_FINAL,
         "uniform": [0.25, 0.49, 0.76], "constraints": ["mac"], "evolution": AUTHORS, "val_fraction": 0.1,
         "val_images": 5000, "images": 20000, "step": 3, "structures": 20, "random_widths": 20, "reseeds": 5,
-        "workers": 1, "batch": 128, "rounds": 10,
+        "batch": 128, "rounds": 10,
     }  # fmt: skip
     return {"standard": {**common, **settings}}
 
 
 def _gpu(name: str, net: str, hours: float, **settings: Any) -> Experiment:
     return Experiment(
-        f"liu2019.{name}", searched, _cifar(net, "40 and 160 epochs", **settings),
+        f"liu2019.{name}", searched, _cifar(net, "40 and 160 epochs", **settings), version=2,
         seconds={"standard": 3600 * hours}, gpu=True,
     )  # fmt: skip
 
 
-def _imagenet(name: str, net: str, hours: float, budgets: dict[float, float], **recipe: Any) -> Experiment:
-    """Budgets: ratio of the uniform network -> multiply-accumulates printed for the searched one beside it."""
+def _imagenet(name: str, net: str, hours: float, **recipe: Any) -> Experiment:
     config = {
-        "data": "imagenet", "net": net, "schedule": "paper", "dtype": "bfloat16", "uniform": list(budgets),
-        "budgets": list(budgets.values()),
+        "data": "imagenet", "net": net, "schedule": "paper", "dtype": "bfloat16", "targets": targets(net),
         "evolution": AUTHORS, "images": 20000, "val_per_class": 50, **recipe,
     }  # fmt: skip
     return Experiment(
-        f"liu2019.imagenet_{name}", on_imagenet, {"paper": config}, seeds={"paper": 1}, seconds={"paper": 3600 * hours},
-        gpu=True,
+        f"liu2019.imagenet_{name}", on_imagenet, {"paper": config}, version=2, seeds={"paper": 1},
+        seconds={"paper": 3600 * hours}, gpu=True,
     )  # fmt: skip
 
 
@@ -82,9 +82,9 @@ _ALL = [
             "data": "digits", "net": "digits ResNet of three blocks", "schedule": "24 and 6 epochs",
             "recipe": DIGITS_NET, "final": DIGITS_FINAL, "uniform": [0.375, 0.625], "constraints": ["mac"],
             "evolution": FORTY_EIGHT, "val_fraction": 0.4, "val_images": 160, "images": 128, "step": 2,
-            "structures": 10, "random_widths": 12, "reseeds": 4, "workers": 1, "batch": 0, "rounds": 0,
+            "structures": 10, "random_widths": 12, "reseeds": 4, "batch": 0, "rounds": 0,
         }},
-        seconds={"quick": 15},
+        version=2, seconds={"quick": 15},
     ),
     Experiment(
         "liu2019.latency", timed,
@@ -107,23 +107,23 @@ _ALL = [
         _cifar("ResNet-20 with projections", "2 and 8 epochs", dtype="float32", threads=1, recipe=CPU_NET,
                final=CPU_FINAL, uniform=[0.25, 0.49], evolution=TWO_HUNDRED, val_fraction=0.04, val_images=2000,
                images=2000, step=5, random_widths=12, reseeds=3),
-        seconds={"standard": 3600 * 2.5},
+        version=2, seconds={"standard": 3600 * 2.5},
     ),
     Experiment(  # the table and the whole networks are of this host, or of a phone: shrinkbook run ... --phone NAME
         "liu2019.resnet20_lookup", searched,
         _cifar("ResNet-20, inner widths", "2 and 8 epochs", dtype="float32", threads=1, recipe=CPU_NET,
                final=CPU_FINAL, uniform=[0.5, 0.75], constraints=["mac", "latency"], evolution=TWO_HUNDRED,
                val_fraction=0.04, val_images=2000, images=2000, step=1, random_widths=4, reseeds=3),
-        parents=("phone.lookup", "phone.resnet20"), seeds={"standard": 1}, seconds={"standard": 3600 * 2.5},
-        packages=("ncnn", "pnnx"),
+        version=2, parents=("phone.lookup", "phone.resnet20"), seeds={"standard": 1},
+        seconds={"standard": 3600 * 2.5}, packages=("ncnn", "pnnx"),
     ),
     _gpu("resnet20", "ResNet-20 with projections", 4),
     _gpu("resnet56", "ResNet-56 with projections", 10),
     _gpu("mobilenet_v1", "MobileNetV1 for CIFAR", 6, constraints=["mac", "latency"]),
     _gpu("mobilenet_v2", "MobileNetV2 for CIFAR", 12),
-    _imagenet("v1", "MobileNetV1", 24 * 6, {0.76: 324e6, 0.49: 149e6, 0.25: 41e6}, **V1_RECIPE),
-    _imagenet("v2", "MobileNetV2", 24 * 12, {0.73: 291e6, 0.46: 140e6, 0.22: 43e6}, **V2_RECIPE),
-    _imagenet("r50", "ResNet-50", 24 * 12, {0.85: 3.0e9, 0.76: 2.0e9, 0.49: 1.0e9}, **R50_RECIPE),
+    _imagenet("v1", "MobileNetV1", 24 * 6, **V1_RECIPE),
+    _imagenet("v2", "MobileNetV2", 24 * 24, **V2_RECIPE),
+    _imagenet("r50", "ResNet-50", 24 * 12, **R50_RECIPE),
 ]  # fmt: skip
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}

@@ -19,13 +19,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from shrinkbook.evidence import store
-from shrinkbook.experiments.liu2019.prune import _resumed
-from shrinkbook.experiments.liu2019.spaces import SPACES, load_vector, save_vector
+from shrinkbook.experiments.liu2019.printed import PRINTED
+from shrinkbook.experiments.liu2019.spaces import SPACES, load_search, load_vector, save_vector, saving
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy
+from shrinkbook.measure.cost import cost
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
-from shrinkbook.methods.metapruning_search import Fitness
+from shrinkbook.methods.metapruning_search import Fitness, evolve
 from shrinkbook.methods.metapruning_space import Genes, MacCount
 from shrinkbook.nets import initialize
 from shrinkbook.training.data import default_folder
@@ -33,20 +34,7 @@ from shrinkbook.training.evaluate import evaluate
 from shrinkbook.training.folder import as_data_set, fit_stream, listed
 from shrinkbook.training.recipe import Recipe
 
-# Printed cells that a ratio stands for: accuracy of uniform and of searched widths.
-CELLS = {
-    **{
-        ("MobileNetV1", ratio): (f"table1/{row}/uniform_top1", f"table1/{row}/metapruning_top1")
-        for ratio, row in ((0.76, "0.75x"), (0.49, "0.5x"), (0.25, "0.25x"))
-    },
-    **{
-        ("MobileNetV2", ratio): (f"table2/{row}/uniform_top1", f"table2/{row}/metapruning_top1")
-        for ratio, row in ((0.73, "313M"), (0.46, "140M"), (0.22, "43M"))
-    },
-    ("ResNet-50", 0.85): ("", "table3/MetaPruning 0.85x/top1"),
-    ("ResNet-50", 0.76): ("table3/uniform 0.75x/top1", "table3/MetaPruning 0.75x/top1"),
-    ("ResNet-50", 0.49): ("table3/uniform 0.5x/top1", "table3/MetaPruning 0.5x/top1"),
-}
+WORKER = ("-m", "shrinkbook.experiments.liu2019.imagenet")
 
 
 def on_imagenet(run: Context) -> None:
@@ -60,11 +48,11 @@ def on_imagenet(run: Context) -> None:
     run.measurements |= {"search": result["search"], "gaps": {"searched": list(result["gain"].values())}}
     run.history = result["history"]
     for label, accuracy in result["accuracy"].items():
-        run.stages[label] = {"accuracy": {"last": accuracy, "best_by_val": None}}
-    for ratio in run.config["uniform"]:
-        for which, cell in zip(("uniform", "searched"), CELLS.get((run.config["net"], ratio), ("", "")), strict=True):
-            if cell:
-                run.cell(cell, result["accuracy"][f"{which} {ratio:g}"])
+        run.stages[label] = {"accuracy": {"last": accuracy, "best_by_val": None}, "mac": result["mac"][label]}
+    for name, one in PRINTED[run.config["net"]].items():
+        run.cell(one.accuracy, result["accuracy"][f"searched {name}"])
+        if one.uniform is not None:
+            run.cell(one.uniform.accuracy, result["accuracy"][f"uniform {name}"])
 
 
 def launch(job: Path, processes: int) -> None:
@@ -74,7 +62,7 @@ def launch(job: Path, processes: int) -> None:
         ValueError: a process failed.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run([*command, "-m", "shrinkbook.experiments.liu2019.imagenet", str(job)])
+    done = subprocess.run([*command, *WORKER, str(job)])
     if done.returncode:
         raise ValueError(
             f"torchrun ended with status {done.returncode}; the lines above say why. Run it again to resume"
@@ -126,29 +114,33 @@ def work(job: Path) -> None:
         return [parts[index % world][index // world] for index in range(len(vectors))]
 
     count = MacCount(space, (3, side, side))
-    result: dict[str, Any] = {"search": {}, "accuracy": {}, "gain": {}}
+    result: dict[str, Any] = {"search": {}, "accuracy": {}, "mac": {}, "gain": {}}
     tests = as_data_set(kept, val, 2, side, seed)
-    for number, ratio in enumerate(config["uniform"]):
-        gene = min(range(len(space.ratios)), key=lambda g: abs(space.ratios[g] - ratio))  # noqa: B023
-        uniform = (gene,) * len(space.names)
-        limit = Constraint(count, config["budgets"][number] if config["budgets"] else count(uniform))
-        state = job.with_suffix(f".{ratio:g}.rank{rank}.json")
-        search = _resumed(state, space, proxy, limit, Evolution(**config["evolution"]), seed, spread)
-        vector = job.with_suffix(f".{ratio:g}.widths.json")
+    for name, target in config["targets"].items():
+        limit = Constraint(count, target["most"], target["least"])
+        settings = Evolution(**config["evolution"], lowest=target["lowest"], highest=target["highest"])
+        state, vector = job.with_suffix(f".{name}.json"), job.with_suffix(f".{name}.widths.json")
+        # One state for all, rank 0's: of files of their own a kill could leave some a generation ahead.
+        before = [load_search(state, limit) if rank == 0 else None]
+        dist.broadcast_object_list(before)
+        search = evolve(space, proxy, limit, settings, seed, before[0], saving(state) if rank == 0 else None, spread)
         if rank == 0:
             save_vector(vector, config["net"], space, search.best.genes)
         dist.barrier()
-        result["search"][f"{ratio:g}"] = {"genes": search.best.genes, "mac": search.best.cost, "budget": limit.most,
-                                          "fitness": search.best.fitness}  # fmt: skip
-        for name, widths in (
-            (f"searched {ratio:g}", load_vector(vector, config["net"], space)),
-            (f"uniform {ratio:g}", space.widths(uniform)),
-        ):
-            model = initialize(space.network(widths).to_empty(device="cpu"), seed)
-            model = trained(model, config["final"], name, train)
-            result["accuracy"][name] = evaluate(model, tests.to(device), device, dtype=config["dtype"]).accuracy
-        pair = [result["accuracy"][f"{which} {ratio:g}"] for which in ("searched", "uniform")]
-        result["gain"][f"{ratio:g}"] = pair[0] - pair[1]
+        best = search.best
+        result["search"][name] = {"genes": best.genes, "mac": best.cost, "fitness": best.fitness, **target}
+        models = {"searched": space.network(load_vector(vector, config["net"], space))}
+        if (uniform := PRINTED[config["net"]][name].uniform) is not None:
+            models["uniform"] = uniform.build()
+        for which, model in models.items():
+            result["mac"][f"{which} {name}"] = cost(model, (3, side, side)).mac
+            model = initialize(model.to_empty(device="cpu"), seed)
+            model = trained(model, config["final"], f"{which} {name}", train)
+            tested = evaluate(model, tests.to(device), device, dtype=config["dtype"])
+            result["accuracy"][f"{which} {name}"] = tested.accuracy
+        if uniform is not None:
+            accuracy = result["accuracy"]
+            result["gain"][name] = accuracy[f"searched {name}"] - accuracy[f"uniform {name}"]
     if rank == 0:
         store.write_text(job.with_suffix(".result.json"), json.dumps({**result, "history": history}) + "\n")
     dist.destroy_process_group()

@@ -1,43 +1,97 @@
 """Seconds as the constraint of a search: from a look-up table of this machine, or of a phone (section 3.3)."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from shrinkbook.evidence import store
-from shrinkbook.experiments.liu2019.spaces import SPACES
+from shrinkbook.experiments.liu2019.spaces import SPACES, read, uniform_vector
 from shrinkbook.experiments.run import Context
+from shrinkbook.measure.latency import latency
 from shrinkbook.measure.lookup import LatencyTable, measure_table
-from shrinkbook.methods.metapruning_space import Genes, SearchSpace
+from shrinkbook.methods.metapruning_space import SearchSpace
 from shrinkbook.nets import initialize
 
 Seconds = Callable[[Mapping[str, int]], float]
 """Of a network with these widths."""
 LOOKUP, WHOLE = "phone.lookup", "phone.resnet20"
 """Parents with the table of a device, and with whole networks on the same device."""
+WARMUP = 2
+NOISY = 2  # slow over fast tenth of the rounds from which a median is not to be trusted
 
 
-def seconds_of(run: Context, space: SearchSpace, net: str) -> Callable[[Genes], float]:
-    """Seconds of a vector: from the parents' device where the run has such parents, else from a table measured now.
+def seconds_of(run: Context, space: SearchSpace, net: str) -> Seconds:
+    """Seconds at given widths: from the parents' device where the run has such parents, else from this machine.
 
     Raises:
-        ValueError: the parent's table lacks a layer or a width of the space.
+        ValueError: the table lacks a layer or a width of the space, or its file is broken.
     """
     table, total = on_parents_device(run, space) if LOOKUP in run.parents else here(run, space, net)
     run.measurements["table"] = table.where
-    store.write_text(run.unit.checkpoint.with_suffix(".latency.json"), json.dumps(table.plain()) + "\n")
-    return lambda genes: total(space.widths(genes))
+    return total
 
 
 def here(run: Context, space: SearchSpace, net: str) -> tuple[LatencyTable, Seconds]:
-    """Every convolution of the space at every width, timed on the run's device."""
-    shapes = {path: space.possible_shapes(path) for path in space.convolutions}
-    example = torch.randn(run.config["batch"], *SPACES[net].shape, device=run.device)
-    model = initialize(SPACES[net].build(), run.seed).to(run.device)
-    where = f"{run.device}, {run.config['threads']} threads, batch {run.config['batch']}"
-    table = measure_table(space.convolutions, shapes, model, example, where, run.config["rounds"])
-    return table, lambda widths: table.total(space.shapes(widths))
+    """Every convolution of the space at every width, timed on the run's device, and the error of the sums.
+
+    Measured once: a search that goes on reads the table that it began with, or its budget would be another.
+    """
+    path = run.unit.checkpoint.with_suffix(".latency.json")
+    if not path.exists():
+        shapes = {path: space.possible_shapes(path) for path in space.convolutions}
+        example = torch.randn(run.config["batch"], *SPACES[net].shape, device=run.device)
+        model = initialize(SPACES[net].build(), run.seed).to(run.device)
+        where = f"{run.device}, {run.config['threads']} threads, batch {run.config['batch']}"
+        rounds = run.config["rounds"]
+        table = measure_table(space.convolutions, shapes, model, example, where, rounds, WARMUP)
+        every = [space.widths(uniform_vector(space, ratio)) for ratio in (*run.config["uniform"], 1.0)]
+        errors = additivity(sums(table, space), space, every, example, rounds, WARMUP, run.seed)
+        store.write_text(path, json.dumps({**table.plain(), "additivity": errors}) + "\n")
+    content = read(path)
+    try:
+        table = LatencyTable.restored(content)
+        run.measurements["additivity"] = content["additivity"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: {error}; delete it, and the searches beside it, to measure again") from error
+    return table, sums(table, space)
+
+
+def sums(table: LatencyTable, space: SearchSpace) -> Seconds:
+    """Seconds at given widths, of all convolutions of a space."""
+    return lambda widths: table.total(space.shapes(widths))
+
+
+def additivity(
+    seconds: Seconds,
+    space: SearchSpace,
+    every: Sequence[Mapping[str, int]],
+    example: Tensor,
+    rounds: int,
+    warmup: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The sum of a table's layers against whole networks of these widths, timed in turns; error in percent.
+
+    Where a network's rounds are noisy, no error is stated.
+    """
+    plain = {
+        str(n): initialize(space.network(widths).to_empty(device=example.device), seed)
+        for n, widths in enumerate(every)
+    }
+    whole = latency(plain, example, rounds, warmup, seed)
+    rows = [
+        {"sum of layers, ms": 1000 * seconds(widths), "network, ms": 1000 * one.median}
+        for widths, one in zip(every, whole.values(), strict=True)
+    ]
+    if any(one.high > NOISY * one.low for one in whole.values()):
+        noise = f"the slow tenth of a network's rounds takes {NOISY} times the fast one: no error is stated"
+        return {"rows": rows, "noise": noise}
+    errors = [100 * (row["sum of layers, ms"] / row["network, ms"] - 1) for row in rows]
+    return {"rows": rows, "mean": float(np.mean(errors)), "sd": float(np.std(errors, ddof=1))}
 
 
 def on_parents_device(run: Context, space: SearchSpace) -> tuple[LatencyTable, Seconds]:

@@ -1,34 +1,43 @@
 """The whole of the paper on one data set: train a PruningNet, search below several budgets, train what was found."""
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from shrinkbook.evidence import store
+from shrinkbook.experiments.liu2019.controls import (
+    TOP,
+    Cost,
+    blind_preferences,
+    mean_ratios,
+    preferences,
+    uniform_of_cost,
+    uniform_ratios,
+)
 from shrinkbook.experiments.liu2019.latency import seconds_of
-from shrinkbook.experiments.liu2019.spaces import SPACES, downsampling, load_vector, save_vector
+from shrinkbook.experiments.liu2019.spaces import (
+    SPACES,
+    load_search,
+    load_vector,
+    save_vector,
+    saving,
+    uniform_vector,
+)
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy, rounded
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods.metapruning import PruningNet
-from shrinkbook.methods.metapruning_candidates import Constraint, Evolution, Search
-from shrinkbook.methods.metapruning_search import Spread, evolve, random_search
+from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
+from shrinkbook.methods.metapruning_search import evolve, random_search
 from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
 from shrinkbook.nets import initialize
 from shrinkbook.training.batches import split_validation
 from shrinkbook.training.data import DataSet
-
-TOP = 10  # vectors of a search whose widths are looked at
 
 
 def searched(run: Context) -> None:
@@ -48,19 +57,18 @@ def searched(run: Context) -> None:
         run.train(networks[kind], run.recipe(config["recipe"]), kind, resume=run.unit.part(kind))
         networks[kind].eval()
         run.data = full
-    proxies = {
-        kind: Proxy(one, part, config["images"], run.device, config["threads"]) for kind, one in networks.items()
-    }
-    uniform_proxies(run, space, {k: dataclasses.replace(p, data=_tested(part, full)) for k, p in proxies.items()})
+    proxy = Proxy(networks["generated"], part, config["images"], run.device)
+    unseen = {k: dataclasses.replace(proxy, net=one, data=_tested(part, full)) for k, one in networks.items()}
+    uniform_proxies(run, space, unseen)
     run.measurements["tied"] = tied(run, space)
-    found = searches(run, space, proxies["generated"], net, place)
+    found = searches(run, space, proxy, unseen["generated"], net, place)
     trained = Trained(run, space, net, place)
     gains(run, trained, found)
-    ranks(run, trained, proxies["generated"], found)
+    ranks(run, trained, proxy, found)
 
 
 def _tested(part: DataSet, full: DataSet) -> DataSet:
-    """Training images of the one, test images of the other: for figures, nothing is chosen by them."""
+    """Training images of the one, test images of the other: nothing is chosen by them."""
     return dataclasses.replace(part, x_test=full.x_test, y_test=full.y_test)
 
 
@@ -96,94 +104,74 @@ def tied(run: Context, space: SearchSpace) -> dict[str, int]:
     return {"vectors": run.config["structures"], "minus_failures": -failures}
 
 
-def searches(run: Context, space: SearchSpace, proxy: Proxy, net: str, place: Path) -> dict[str, dict[str, Any]]:
-    """Below the cost of each uniform network: the evolutionary search, for the first also a random one as long."""
+def searches(
+    run: Context, space: SearchSpace, proxy: Proxy, unseen: Proxy, net: str, place: Path
+) -> dict[str, dict[str, Any]]:
+    """Below the cost of each uniform network: the evolutionary search, for the first also a random one as long.
+
+    Args:
+        proxy: accuracy on the images that the search may use.
+        unseen: accuracy on images that it never saw: its best of many noisy numbers is too high on its own.
+    """
     config = run.config
     found: dict[str, dict[str, Any]] = {}
     settings = Evolution(**config["evolution"])
     count = MacCount(space, SPACES[net].shape)
-    costs: dict[str, Any] = {"mac": count}
+    costs: dict[str, Cost] = {"mac": count.of}
+    ratios: dict[str, Sequence[float]] = {"mac": uniform_ratios(space)}
     if "latency" in config["constraints"]:
-        costs["latency"] = seconds_of(run, space, net)
-    with spreading(proxy, config["workers"]) as spread:
-        for unit in config["constraints"]:
-            for ratio in config["uniform"]:
-                label = f"{unit} {ratio:g}"
-                nearest = min(range(len(space.ratios)), key=lambda gene: abs(space.ratios[gene] - ratio))  # noqa: B023
-                uniform = (nearest,) * len(space.names)
-                limit = Constraint(costs[unit], costs[unit](uniform), unit={"mac": "MAC", "latency": "seconds"}[unit])
-                search = _resumed(place.with_suffix(f".{label}.json"), space, proxy, limit, settings, run.seed, spread)
-                best = search.best
-                vector = save_vector(place.with_suffix(f".{label}.widths.json"), net, space, best.genes)
-                found[label] = {
-                    "genes": list(best.genes), "widths": space.widths(best.genes), "uniform": list(uniform),
-                    "cost": best.cost, "budget": limit.most, "mac": count(best.genes), "uniform mac": count(uniform),
-                    "fitness": best.fitness, "uniform fitness": proxy(uniform), "progress": rounded(search.progress()),
-                    "top": [list(one.genes) for one in search.top(TOP)], "evaluations": len(search.candidates),
-                    "vector": vector.name,
-                }  # fmt: skip
-                if len(found) == 1:
-                    control = random_search(space, proxy, limit, len(search.candidates), run.seed, settings, spread)
-                    found[label]["random progress"] = rounded(control.progress())
-                    run.measurements["gaps"]["evolution"] = best.fitness - control.best.fitness
-                    found[label]["constraint"] = limit
-                run.progress(f"{label}: {best.fitness:.1f} % after {len(search.candidates)} evaluations")
-    run.measurements["gaps"]["budgets"] = [one["fitness"] - one["uniform fitness"] for one in found.values()]
+        costs["latency"], ratios["latency"] = seconds_of(run, space, net), space.ratios  # a table has no others
+    for unit in config["constraints"]:
+        for ratio in config["uniform"]:
+            label, cost_of = f"{unit} {ratio:g}", costs[unit]
+            uniform = uniform_vector(space, ratio)
+            limit = Constraint(
+                lambda genes, cost_of=cost_of: cost_of(space.widths(genes)),  # type: ignore[misc]
+                cost_of(space.widths(uniform)), unit={"mac": "MAC", "latency": "seconds"}[unit],
+            )  # fmt: skip
+            state = place.with_suffix(f".{label}.json")
+            search = evolve(space, proxy, limit, settings, run.seed, load_search(state, limit), saving(state))
+            best = search.best
+            vector = save_vector(place.with_suffix(f".{label}.widths.json"), net, space, best.genes)
+            control = uniform_of_cost(space, cost_of, best.cost, ratios[unit])
+            found[label] = {
+                "genes": list(best.genes), "widths": space.widths(best.genes), "cost": best.cost, "unit": limit.unit,
+                "budget": limit.most, "mac": count(best.genes), "fitness": best.fitness,
+                "control": {**control, "mac": count.of(control["widths"])},
+                "unseen": {"searched": unseen(best.genes), "uniform of the budget": unseen(uniform)},
+                "progress": rounded(search.progress()), "top": [list(one.genes) for one in search.top(TOP)],
+                "evaluations": len(search.candidates), "vector": vector.name,
+            }  # fmt: skip
+            if len(found) == 1:
+                drawn = random_search(space, proxy, limit, len(search.candidates), run.seed, settings)
+                found[label]["random progress"] = rounded(drawn.progress())
+                run.measurements["gaps"]["evolution"] = best.fitness - drawn.best.fitness
+                found[label]["constraint"] = limit
+                kept(run, space, limit, settings, [one.genes for one in search.top(TOP)])
+            run.progress(f"{label}: {best.fitness:.1f} % after {len(search.candidates)} evaluations")
+    run.measurements["gaps"]["budgets"] = [
+        one["unseen"]["searched"] - one["unseen"]["uniform of the budget"] for one in found.values()
+    ]
     run.measurements["widths"] = {
-        label: {"names": list(space.names), "ratios": rounded(_mean_ratios(space, one["top"])), "base": space.base}
+        label: {"names": list(means), "ratios": rounded(list(means.values())), "base": space.base}
         for label, one in found.items()
+        for means in [mean_ratios(space, one["top"])]
     }
-    strided = downsampling(space)
-    means = _mean_ratios(space, next(iter(found.values()))["top"])
-    inside = [value for name, value in zip(space.names, means, strict=True) if name in strided]
-    others = [value for name, value in zip(space.names, means, strict=True) if name not in strided]
-    late = len(means) // 2
-    run.measurements["gaps"]["downsampling"] = 100 * float(np.mean(inside) - np.mean(others))
-    run.measurements["gaps"]["late"] = 100 * float(np.mean(means[late:]) - np.mean(means[:late]))
     run.measurements["search"] = {
         label: {key: value for key, value in one.items() if key != "constraint"} for label, one in found.items()
     }
     return found
 
 
-def _mean_ratios(space: SearchSpace, vectors: Sequence[Sequence[int]]) -> list[float]:
-    """Mean ratio of each free width."""
-    return [float(np.mean([space.ratios[gene] for gene in column])) for column in zip(*vectors, strict=True)]
-
-
-def _resumed(
-    path: Path, space: SearchSpace, proxy: Proxy, limit: Constraint, settings: Evolution, seed: int, spread: Spread
-) -> Search:
-    """The search, continued from what its file holds and saved to it after every generation."""
-    before = Search.restored(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-
-    def save(search: Search) -> None:
-        store.write_text(path, json.dumps(search.plain()) + "\n")
-
-    return evolve(space, proxy, limit, settings, seed, before, save, spread)
-
-
-_PROXY: list[Proxy] = []
-
-
-def _begin(proxy: Proxy) -> None:
-    torch.set_num_threads(proxy.threads)
-    _PROXY[:] = [proxy]
-
-
-def _evaluated(genes: Genes) -> float:
-    return _PROXY[0](genes)
-
-
-@contextmanager
-def spreading(proxy: Proxy, workers: int) -> Iterator[Spread]:
-    """Evaluations on so many processes, each with the run's threads: the same numbers for any count."""
-    if workers == 1:
-        yield map
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(proxy,)) as pool:
-        yield lambda _, vectors: pool.map(_evaluated, vectors)
+def kept(run: Context, space: SearchSpace, limit: Constraint, settings: Evolution, top: Sequence[Genes]) -> None:
+    """Which widths the best vectors below the smallest budget keep, less what blind searches keep there."""
+    found, blind = preferences(space, top), blind_preferences(space, limit, settings, run.seed)
+    run.measurements["kept"] = {
+        key: {"searched": value, "blind": rounded([one[key] for one in blind])} for key, value in found.items()
+    }
+    run.measurements["gaps"] |= {
+        key: value - float(np.mean([one[key] for one in blind])) for key, value in found.items()
+    }
 
 
 @dataclass
@@ -205,12 +193,12 @@ class Trained:
 
 
 def gains(run: Context, trained: Trained, found: dict[str, dict[str, Any]]) -> None:
-    """Every winner against uniform widths at the same cost: read from the vector file, trained from the same seed."""
+    """Every winner, read from the vector file, against uniform widths of its own cost, trained from the same seed."""
     differences: dict[str, float] = {}
     for label, one in found.items():
         widths = load_vector(trained.place.with_name(one["vector"]), trained.net, trained.space)
         searched = trained.accuracy(widths, f"searched {label}")
-        uniform = trained.accuracy(trained.space.widths(one["uniform"]), f"uniform {label}")
+        uniform = trained.accuracy(one["control"]["widths"], f"uniform {label}")
         differences[label] = searched - uniform
         run.progress(f"{label}: searched {searched:.2f} %, uniform {uniform:.2f} %")
     run.measurements["gain"] = differences
@@ -232,7 +220,7 @@ def ranks(run: Context, trained: Trained, proxy: Proxy, found: dict[str, dict[st
     """Random vectors below the smallest budget, trained: does accuracy with generated weights rank them?
 
     The premise of a verdict, fixed beforehand: the standard deviation over random widths exceeds twice that over
-    seeds of one of them; else the task cannot tell widths apart.
+    seeds of one network; else the task cannot tell widths apart.
     """
     label, first = next(iter(found.items()))
     control = random_search(
@@ -244,7 +232,7 @@ def ranks(run: Context, trained: Trained, proxy: Proxy, found: dict[str, dict[st
         rows.append({"genes": list(one.genes), "mac": one.cost, "proxy": proxy(one.genes), "trained": accuracy})
     again = [run.stages[f"uniform {label}"]["accuracy"]["last"]]
     for seed in range(1, run.config["reseeds"]):
-        widths = trained.space.widths(first["uniform"])
+        widths = first["control"]["widths"]
         again.append(trained.accuracy(widths, f"uniform again {seed}", run.seed + 1000 * seed))
     columns = {key: [row[key] for row in rows] for key in ("proxy", "trained", "mac")}
     run.measurements["ranks"] = {

@@ -1,14 +1,16 @@
-"""Search spaces by the names that settings use, and the file that takes a width vector from search to training."""
+"""Search spaces by the names that settings use, and the files of a search: what it has seen, the vector it found."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.evidence import store
+from shrinkbook.methods.metapruning_candidates import Constraint, Search
 from shrinkbook.methods.metapruning_space import RATIOS, Genes, SearchSpace, free_widths_of
 
 EIGHTHS = tuple(n / 8 for n in range(1, 9))
@@ -59,15 +61,69 @@ def load_vector(path: Path, net: str, space: SearchSpace) -> dict[str, int]:
     """The widths of a vector file.
 
     Raises:
-        ValueError: the file is of another network, or its widths are not those of its genes.
+        ValueError: no such file, one of another network, or one whose widths are not those of its genes.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["net"] != net or tuple(content["ratios"]) != space.ratios:
+    content = read(path)
+    if not isinstance(content, dict) or not {"net", "ratios", "genes", "widths"} <= set(content):
+        raise ValueError(f"{path} is no width vector with net, ratios, genes and widths: search again")
+    if content["net"] != net or content["ratios"] != list(space.ratios):
         raise ValueError(f"{path} holds widths of {content['net']} at its own ratios, not of {net}: search again")
     widths = space.widths(content["genes"])
     if widths != content["widths"]:
         raise ValueError(f"{path}: genes and widths disagree; search again")
     return widths
+
+
+def load_search(path: Path, limit: Constraint) -> Search | None:
+    """What an interrupted search had evaluated, None if it had not begun.
+
+    Raises:
+        ValueError: the file is broken, or its vectors cost something else by now.
+    """
+    if not path.exists():
+        return None
+    try:
+        search = Search.restored(read(path))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no state of a search: delete it to search afresh") from error
+    if any(limit.cost(one.genes) != one.cost for one in search.candidates):
+        raise ValueError(f"{path} was searched by other costs: delete it to search afresh")
+    return search
+
+
+def saving(path: Path) -> Callable[[Search], None]:
+    """Writes a search to its file, to be called after every generation."""
+
+    def save(search: Search) -> None:
+        store.write_text(path, json.dumps(search.plain()) + "\n")
+
+    return save
+
+
+def read(path: Path) -> Any:
+    """The content of one of a search's files.
+
+    Raises:
+        ValueError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): search again") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: delete it and search again") from error
+
+
+def uniform_vector(space: SearchSpace, ratio: float) -> Genes:
+    """Every width at the listed ratio that is nearest."""
+    gene = min(range(len(space.ratios)), key=lambda gene: abs(space.ratios[gene] - ratio))
+    return (gene,) * len(space.names)
+
+
+def by_depth(space: SearchSpace) -> list[str]:
+    """Free widths from the first layer to the last: in the order in which the network first writes such maps."""
+    order = {path: index for index, path in enumerate(space.convolutions)}
+    return sorted(space.names, key=lambda name: min(order[path] for path in space.couplings[name].producers))
 
 
 def downsampling(space: SearchSpace) -> list[str]:

@@ -33,14 +33,15 @@ def progress_picture(runs: Runs) -> figures.Picture:
     return figures.curves({label: curves}, "evaluations", "best held-out accuracy (%)", across=1)
 
 
-def widths_picture(runs: Runs) -> figures.Picture:
-    """Mean ratio of every free width among the best vectors, one line a budget."""
+def widths_picture(runs: Runs, kind: str = "") -> figures.Picture:
+    """Mean ratio among the best vectors of every free width whose name begins with kind, one line a budget."""
     panel: dict[str, figures.Curve] = {}
-    for label in runs[0]["measurements"]["widths"]:
-        lines = [run["measurements"]["widths"][label]["ratios"] for run in runs]
-        panel[label] = (range(1, len(lines[0]) + 1), *figures.mean_band(lines))
+    for label, widths in runs[0]["measurements"]["widths"].items():
+        chosen = [index for index, name in enumerate(widths["names"]) if name.startswith(kind)]
+        lines = [[run["measurements"]["widths"][label]["ratios"][index] for index in chosen] for run in runs]
+        panel[label] = (range(1, len(chosen) + 1), *figures.mean_band(lines))
     picture = figures.curves({"": panel}, "", "share of the full width", across=1, ylim=(0, 1.05))
-    names = runs[0]["measurements"]["widths"][label]["names"]
+    names = [widths["names"][index] for index in chosen]
     picture.axes[0].set_xticks(range(1, len(names) + 1), names, rotation=45 if len(names) > 8 else 0)
     picture.axes[0].set_xlabel("free width: maps of a stage or layer, or inside a block")
     return picture
@@ -63,25 +64,30 @@ def ranks_picture(runs: Runs) -> figures.Picture:
 
 
 def budgets_table(runs: Runs) -> pd.DataFrame:
-    """Every budget: cost, held-out accuracy with generated weights, accuracy from scratch, searched against uniform."""
-    rows = {}
+    """Every budget in its own unit; accuracy with generated weights and from scratch, searched against uniform.
+
+    Generated weights are judged on test images, which no search saw, beside the uniform network of the budget; trained
+    networks beside the uniform one of the winner's own cost.
+    """
+    rows: dict[str, dict[str, Any]] = {}
     for label in runs[0]["measurements"]["search"]:
         found = [run["measurements"]["search"][label] for run in runs]
         stages = [run["stages"] for run in runs]
-        rows[label] = {
-            "budget, MAC": np.mean([one["uniform mac"] for one in found]),
-            "searched, MAC": np.mean([one["mac"] for one in found]),
-            "evaluations": np.mean([one["evaluations"] for one in found]),
-            **{
-                f"{which}, {what}": np.mean(values)
-                for which, key in (("searched", "fitness"), ("uniform", "uniform fitness"))
-                for what, values in (
-                    ("generated weights", [one[key] for one in found]),
-                    ("from scratch", [one[f"{which} {label}"]["accuracy"]["last"] for one in stages]),
-                )
-            },
-            "gain, points": np.mean([run["measurements"]["gain"][label] for run in runs]),
-            "lowest": min(run["measurements"]["gain"][label] for run in runs),
-            "highest": max(run["measurements"]["gain"][label] for run in runs),
+        gains = [run["measurements"]["gain"][label] for run in runs]
+        scale, unit = (1000.0, "ms") if found[0]["unit"] == "seconds" else (1.0, found[0]["unit"])
+        columns = {
+            f"budget, {unit}": [scale * one["budget"] for one in found],
+            f"searched, {unit}": [scale * one["cost"] for one in found],
+            f"uniform, {unit}": [scale * one["control"]["cost"] for one in found],
+            "searched, MAC": [one["mac"] for one in found],
+            "uniform, MAC": [one["control"]["mac"] for one in found],
+            "evaluations": [one["evaluations"] for one in found],
+            "searched, generated weights": [one["unseen"]["searched"] for one in found],
+            "uniform of the budget, generated weights": [one["unseen"]["uniform of the budget"] for one in found],
+            "searched, from scratch": [one[f"searched {label}"]["accuracy"]["last"] for one in stages],
+            "uniform, from scratch": [one[f"uniform {label}"]["accuracy"]["last"] for one in stages],
+            "gain, points": gains,
         }
+        rows[label] = {name: np.mean(values) for name, values in columns.items()}
+        rows[label] |= {"lowest": min(gains), "highest": max(gains)}
     return pd.DataFrame(rows).T.astype(float).round(2)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from shrinkbook import nets
 from shrinkbook.experiments.liu2019.cost import V1_RATIOS, v2_uniform
+from shrinkbook.experiments.liu2019.latency import NOISY, additivity, sums
 from shrinkbook.experiments.liu2019.spaces import IMAGENET, SPACES
 from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import cost
@@ -19,13 +20,11 @@ from shrinkbook.nets import initialize
 # Table 6's rows: width of MobileNetV2, and whether the last 1280 are scaled, as for its FLOPs in table 2.
 V2_ROWS = {"1.4x": (1.4, True), "1x": (1.0, False), "0.65x": (0.65, False), "0.35x": (0.35, True)}
 
-NOISY = 2  # slow over fast tenth of the rounds from which a median is not to be trusted
-
 
 def timed(run: Context) -> None:
     """Times of both families, a table of one space with its error, and generating narrow against full weights."""
     families(run)
-    additivity(run)
+    table_error(run)
     generating(run)
 
 
@@ -55,37 +54,23 @@ def families(run: Context) -> None:
     run.measurements["gaps"] = {} if noisy else {"time_over_mac": gaps}
 
 
-def additivity(run: Context) -> None:
+def table_error(run: Context) -> None:
     """The sum of a table's layers against the whole network in percent, for random vectors of a space."""
     config, draws = run.config, np.random.default_rng(run.seed)
     searched = SPACES[config["space"]]
     space, model = searched.space(), initialize(searched.build(), run.seed).to(run.device)
     example = torch.randn(config["table_batch"], *searched.shape, device=run.device)
-    vectors = [
-        tuple(int(gene) for gene in draws.integers(0, len(space.ratios), len(space.names)))
+    every = [
+        space.widths([int(gene) for gene in draws.integers(0, len(space.ratios), len(space.names))])
         for _ in range(config["vectors"])
     ]
     # Only what these vectors need: a table for a search holds every width.
-    shapes = {path: sorted({space.shape(path, space.widths(v)) for v in vectors}) for path in space.convolutions}
+    shapes = {path: sorted({space.shape(path, widths) for widths in every}) for path in space.convolutions}
     where = f"{run.device}, {config['threads']} threads, batch {config['table_batch']}"
     table = measure_table(space.convolutions, shapes, model, example, where, config["table_rounds"])
-    plain = {str(n): _real(space.network(space.widths(v)), run) for n, v in enumerate(vectors)}
-    whole = latency(plain, example, config["table_rounds"], config["warmup"], run.seed)
-    rows = [
-        {"sum of layers, ms": 1000 * table.total(space.shapes(space.widths(vector))), "network, ms": 1000 * one.median}
-        for vector, one in zip(vectors, whole.values(), strict=True)
-    ]
-    found: dict[str, Any] = {"rows": rows, "where": where}
-    if any(one.high > NOISY * one.low for one in whole.values()):
-        found["noise"] = f"the slow tenth of a network's rounds takes {NOISY} times the fast one: no error is stated"
-    else:
-        errors = [100 * (row["sum of layers, ms"] / row["network, ms"] - 1) for row in rows]
-        found |= {"mean": float(np.mean(errors)), "sd": float(np.std(errors, ddof=1))}
-    run.measurements["additivity"] = found
-
-
-def _real(model: nn.Module, run: Context) -> nn.Module:
-    return initialize(model.to_empty(device=run.device), run.seed)
+    rounds, warmup = config["table_rounds"], config["warmup"]
+    found = additivity(sums(table, space), space, every, example, rounds, warmup, run.seed)
+    run.measurements["additivity"] = {**found, "where": where}
 
 
 def generating(run: Context) -> None:
