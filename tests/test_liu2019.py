@@ -12,8 +12,9 @@ from PIL import Image
 
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
-from shrinkbook.experiments import catalogue, liu2019, phone, steps
+from shrinkbook.experiments import catalogue, liu2019, phone, profiles, steps
 from shrinkbook.experiments.liu2019 import controls, cost, imagenet, latency, printed, spaces
+from shrinkbook.experiments.liu2019.spread import spreading
 from shrinkbook.experiments.run import Context, ensure, unit
 from shrinkbook.measure.cost import cost as cost_of
 from shrinkbook.methods.metapruning import PruningNet
@@ -227,6 +228,16 @@ def test_a_search_with_random_fitness_prefers_nothing_beyond_what_blind_ones_do(
     error = np.std(raw, ddof=1) / np.sqrt(len(raw))
     assert abs(np.mean(raw)) > 4 * error  # the budget alone leaves a gap
     assert abs(np.mean(gaps)) < 2.5 * error and len({gap > 0 for gap in gaps}) == 2
+
+
+def test_evaluations_on_two_processes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = PruningNet(spaces.SPACES["digits ResNet of three blocks"].space()).eval()
+    proxy = steps.Proxy(net, data.load("digits"), 128, "cpu")
+    vectors = [(7, 7, 7, 7, 7), (3, 3, 3, 3, 3)]
+    monkeypatch.setenv(profiles.PROCESSES, "2")
+    with spreading(proxy) as spread:
+        assert spread is not map and list(spread(proxy, vectors)) == [proxy(genes) for genes in vectors]
 
 
 def test_downsampling_widths_are_those_that_strided_convolutions_write() -> None:

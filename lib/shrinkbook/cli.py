@@ -123,6 +123,7 @@ def run_one(options: argparse.Namespace) -> int:
     if options.phone:
         unit = run.unit(*asked, parents=phone.parents_on(catalogue.EXPERIMENTS, unit, options.phone))
     wanted = profiles.environment(options.profile)
+    os.environ[profiles.PROCESSES] = str(options.jobs)
     if not profiles.pinned(options.profile):  # the pins must stand before Python starts
         os.execve(sys.executable, [sys.executable, "-m", "shrinkbook.cli", *sys.argv[1:]], {**os.environ, **wanted})
     done = run.ensure(unit, options.device, say)
@@ -324,6 +325,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("experiment")
     one.add_argument("--profile", default="quick")
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument(
+        "--jobs", type=_jobs, default=1, help="processes for the evaluations of a search; results do not depend on it"
+    )
     one.add_argument("--phone", default=None, help="build on runs of this phone, by the name that they carry")
     board = command("status", status)
     board.add_argument("--json", action="store_true", help="all fields of every verdict")

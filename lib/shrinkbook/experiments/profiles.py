@@ -11,6 +11,10 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2*
 """Bytes up to which glibc keeps the memory that tensors leave, instead of fetching fresh pages for every batch: the
 same numbers, and with large batches far sooner. Other C libraries do not read them."""
 
+PROCESSES = "SHRINKBOOK_JOBS"
+"""How many processes the evaluations of one search are spread over; `shrinkbook run --jobs` sets it. No result, and so
+no run's identity, depends on it."""
+
 
 @dataclass(frozen=True)
 class Profile:

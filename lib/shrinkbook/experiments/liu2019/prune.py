@@ -28,6 +28,7 @@ from shrinkbook.experiments.liu2019.spaces import (
     saving,
     uniform_vector,
 )
+from shrinkbook.experiments.liu2019.spread import spreading
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy, rounded
 from shrinkbook.measure.cost import cost
@@ -121,34 +122,36 @@ def searches(
     ratios: dict[str, Sequence[float]] = {"mac": uniform_ratios(space)}
     if "latency" in config["constraints"]:
         costs["latency"], ratios["latency"] = seconds_of(run, space, net), space.ratios  # a table has no others
-    for unit in config["constraints"]:
-        for ratio in config["uniform"]:
-            label, cost_of = f"{unit} {ratio:g}", costs[unit]
-            uniform = uniform_vector(space, ratio)
-            limit = Constraint(
-                lambda genes, cost_of=cost_of: cost_of(space.widths(genes)),  # type: ignore[misc]
-                cost_of(space.widths(uniform)), unit={"mac": "MAC", "latency": "seconds"}[unit],
-            )  # fmt: skip
-            state = place.with_suffix(f".{label}.json")
-            search = evolve(space, proxy, limit, settings, run.seed, load_search(state, limit), saving(state))
-            best = search.best
-            vector = save_vector(place.with_suffix(f".{label}.widths.json"), net, space, best.genes)
-            control = uniform_of_cost(space, cost_of, best.cost, ratios[unit])
-            found[label] = {
-                "genes": list(best.genes), "widths": space.widths(best.genes), "cost": best.cost, "unit": limit.unit,
-                "budget": limit.most, "mac": count(best.genes), "fitness": best.fitness,
-                "control": {**control, "mac": count.of(control["widths"])},
-                "unseen": {"searched": unseen(best.genes), "uniform of the budget": unseen(uniform)},
-                "progress": rounded(search.progress()), "top": [list(one.genes) for one in search.top(TOP)],
-                "evaluations": len(search.candidates), "vector": vector.name,
-            }  # fmt: skip
-            if len(found) == 1:
-                drawn = random_search(space, proxy, limit, len(search.candidates), run.seed, settings)
-                found[label]["random progress"] = rounded(drawn.progress())
-                run.measurements["gaps"]["evolution"] = best.fitness - drawn.best.fitness
-                found[label]["constraint"] = limit
-                kept(run, space, limit, settings, [one.genes for one in search.top(TOP)])
-            run.progress(f"{label}: {best.fitness:.1f} % after {len(search.candidates)} evaluations")
+    with spreading(proxy) as spread:
+        for unit in config["constraints"]:
+            for ratio in config["uniform"]:
+                label, cost_of = f"{unit} {ratio:g}", costs[unit]
+                uniform = uniform_vector(space, ratio)
+                limit = Constraint(
+                    lambda genes, cost_of=cost_of: cost_of(space.widths(genes)),  # type: ignore[misc]
+                    cost_of(space.widths(uniform)), unit={"mac": "MAC", "latency": "seconds"}[unit],
+                )  # fmt: skip
+                state = place.with_suffix(f".{label}.json")
+                before, save = load_search(state, limit), saving(state)
+                search = evolve(space, proxy, limit, settings, run.seed, before, save, spread)
+                best = search.best
+                vector = save_vector(place.with_suffix(f".{label}.widths.json"), net, space, best.genes)
+                control = uniform_of_cost(space, cost_of, best.cost, ratios[unit])
+                found[label] = {
+                    "genes": list(best.genes), "widths": space.widths(best.genes), "cost": best.cost,
+                    "unit": limit.unit, "budget": limit.most, "mac": count(best.genes), "fitness": best.fitness,
+                    "control": {**control, "mac": count.of(control["widths"])},
+                    "unseen": {"searched": unseen(best.genes), "uniform of the budget": unseen(uniform)},
+                    "progress": rounded(search.progress()), "top": [list(one.genes) for one in search.top(TOP)],
+                    "evaluations": len(search.candidates), "vector": vector.name,
+                }  # fmt: skip
+                if len(found) == 1:
+                    drawn = random_search(space, proxy, limit, len(search.candidates), run.seed, settings, spread)
+                    found[label]["random progress"] = rounded(drawn.progress())
+                    run.measurements["gaps"]["evolution"] = best.fitness - drawn.best.fitness
+                    found[label]["constraint"] = limit
+                    kept(run, space, limit, settings, [one.genes for one in search.top(TOP)])
+                run.progress(f"{label}: {best.fitness:.1f} % after {len(search.candidates)} evaluations")
     run.measurements["gaps"]["budgets"] = [
         one["unseen"]["searched"] - one["unseen"]["uniform of the budget"] for one in found.values()
     ]
