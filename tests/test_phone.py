@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from shrinkbook.evidence import claims, store
 from shrinkbook.experiments import catalogue, phone, run, work
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.phone.subjects import named
-from shrinkbook.measure import conditions
+from shrinkbook.measure import conditions, host, wheel_runner
 from shrinkbook.measure.adb import Adb
 from shrinkbook.measure.blocks import Policy, Subject, measure, pack, ratio, realised, unpack
 from shrinkbook.measure.cost import cost
@@ -244,6 +245,56 @@ def test_host_and_plain_torch_give_the_same_row(tmp_path: Path) -> None:
     table = phone.lookup_table([row], {"conv1": {"8x1": row, "4x1": row}})
     assert table["layers"]["conv1"]["4x1"] == table["rest"] == pytest.approx(row["ms"]["median"] / 1000)
     assert "this host" in table["where"] and json.loads(json.dumps(table)) == table
+
+
+@needs_extra
+def test_energy_is_that_of_the_runs_it_is_divided_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, joules, prices = subject(tmp_path), [0.0], {"load": 100.0, "calibrate": 50.0, "infer": 2.0}
+
+    def costing(name: str) -> Callable[..., Any]:
+        plain = getattr(wheel_runner, name)
+
+        def call(*words: Any) -> Any:
+            joules[0] += prices[name]
+            return plain(*words)
+
+        return call
+
+    def fake(device: str) -> tuple[Callable[[], float], str]:
+        started = joules[0]
+        return lambda: joules[0] - started, ""
+
+    def in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, wheel_runner.main(command[3:]), capsys.readouterr().out, "")
+
+    for name in prices:
+        monkeypatch.setattr(wheel_runner, name, costing(name))
+    monkeypatch.setattr(host, "meter", fake)
+    monkeypatch.setattr(wheel_runner, "meter", fake)
+    monkeypatch.setattr(subprocess, "run", in_this_process)
+    with Host() as here:
+        assert here.energy(one, "fp32", ASK) == (2.0, "")
+        prices["infer"] = 0.0
+        assert here.energy(one, "fp32", ASK) == (None, "the energy meter stood still while the work ran")
+        monkeypatch.setattr(wheel_runner, "meter", lambda device: (None, "none there"))
+        assert here.energy(one, "fp32", ASK) == (None, "this runner does not read the processor's energy meter")
+
+
+def test_no_energy_no_ratio_of_energies() -> None:
+    device = Told({"AlexNet": 4.0, "AlexNet*": 2.0})
+    pair = [Subject(name, nn.Identity(), torch.zeros(1), 100) for name in device.ms]
+    base, small = measure(device, pair, Policy(blocks=2), say=lambda text: None)
+
+    def shown(before: float | None, after: float | None) -> list[str]:
+        base["energy"], small["energy"] = ({"joule": one, "reason": "" if one else "why"} for one in (before, after))
+        column = phone.printed_columns([{"measurements": {"rows": [base, small]}}])["this phone, mJ"]
+        return [column[name] for name in ("AlexNet", "AlexNet*", "AlexNet change")]
+
+    assert shown(0.3, 0.1) == ["300.0", "100.0", "x3.00"]
+    assert shown(None, 0.1) == ["why", "100.0", "why"] and shown(0.3, None) == ["300.0", "why", "why"]
+    assert shown(0.3, 0.0)[2] == "why"  # as an earlier version stored it
 
 
 @needs_extra

@@ -41,7 +41,7 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
             "saving realised": "" if base or realised is None else f"{100 * realised:.0f} %",
             "file, MB": "" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.2f}",
             "output error": f"{row['output_error']:.0e}",
-            "mJ": "" if row["energy"]["joule"] is None else f"{1e3 * row['energy']['joule']:.1f}",
+            "mJ": f"{1e3 * row['energy']['joule']:.1f}" if row["energy"]["joule"] else "",
             "blocks apart": f"{row['spread_percent']:.0f} %", "clock fell in blocks": row["throttled"],
             "runs": row["runs"],
         })  # fmt: skip
@@ -77,10 +77,10 @@ def _ours(by_model: Mapping[str, Row], name: str, unit: str) -> str:
         return ""
     if unit == "ms":
         return (row["doubt"] or f"x{row['ratio']['median']:.2f}") if change else f"{row['ms']['median']:.2f}"
-    joule, base = row["energy"]["joule"], by_model[row["base"]]["energy"]["joule"]
-    if joule is None or (change and not base):
-        return row["energy"]["reason"]
-    return f"x{base / joule:.2f}" if change else f"{1e3 * joule:.1f}"
+    energies = [row["energy"], by_model[row["base"]]["energy"]] if change else [row["energy"]]
+    if missing := [energy for energy in energies if not energy["joule"]]:  # 0 J is a meter that stood still
+        return missing[0]["reason"] or "not measured"
+    return f"x{energies[1]['joule'] / energies[0]['joule']:.2f}" if change else f"{1e3 * energies[0]['joule']:.1f}"
 
 
 def layer_columns(run: Run) -> pd.DataFrame:
