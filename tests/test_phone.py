@@ -92,6 +92,41 @@ def test_a_fallen_clock_is_cooled_down_and_the_block_done_again() -> None:
     assert sum(row["throttled"] for row in rows) == 1  # kept after two more tries, and marked
 
 
+def test_every_block_is_held_against_the_best_clock_of_the_whole_measurement() -> None:
+    waits: list[float] = []
+    late = [120, 121, 100, 101]  # the clock was down from the start; only the second turn tells
+    device = Told({"base": 4.0, "small": 2.0}, [*late, 102, 103])
+    rows = measure(device, told_subjects(), Policy(blocks=2), say=lambda text: None, wait=waits.append)
+    assert len(device.order) == 6 and sorted(device.order[:2]) == sorted(device.order[4:]) and waits == [10.0, 10.0]
+    assert [(row["throttled"], row["redone"], len(row["raw"])) for row in rows] == [(0, 1, 2), (0, 1, 2)]
+    here = Told({"base": 4.0, "small": 2.0}, late)
+    rows = measure(here, told_subjects(), Policy(blocks=2, redo=0), say=lambda text: None, wait=waits.append)
+    assert [row["throttled"] for row in rows] == [1, 1] and len(here.order) == 4 and len(waits) == 2
+    sinking = Told({"base": 4.0, "small": 2.0}, [106, 104, 100, 100, 95, 96, 96, 96])
+    rows = measure(sinking, told_subjects(), Policy(blocks=2), say=lambda text: None, wait=waits.append)
+    assert sinking.order == ["small", "base", "base", "small", "small", "small", "base", "base"]
+    assert [row["redone"] for row in rows] == [2, 2], "what is done again sets a clock for those judged before it"
+
+
+def test_no_ratio_is_claimed_of_blocks_far_apart() -> None:
+    device, told = Told({"base": 4.0, "small": 2.0}), told_subjects()
+    steady = device.block
+
+    def slower(subject: Subject, precision: str, ask: Ask) -> Block:
+        block = steady(subject, precision, ask)
+        late = subject.name == "small" and len(device.order) > 18
+        return replace(block, ns=[ns * (1.7 if late else 1.0) for ns in block.ns])
+
+    device.block = slower  # type: ignore[method-assign]
+    base, small = measure(device, told, Policy(blocks=10), say=lambda text: None)
+    assert small["ms"]["p90"] < 2 * small["ms"]["p10"], "one block in ten: the tenths do not see it"
+    assert (small["ratio"], small["realised"]) == (None, None) and base["ratio"]["median"] == 1.0
+    assert small["doubt"] == "blocks of small over 50 % apart"
+    stored = {**small, "doubt": "", "ratio": {"median": 2.0, "low": 1.9, "high": 2.1}, "realised": 0.7}
+    table = phone.comparison([{"measurements": {"rows": [base, stored]}}]).reset_index()
+    assert list(table["times faster"]) == ["", "blocks of small over 50 % apart"] and table["saving realised"][1] == ""
+
+
 def test_no_ratio_is_claimed_of_unsteady_times() -> None:
     device = Told({"base": 4.0, "small": 2.0})
     steady = device.block
