@@ -105,7 +105,7 @@ _ALL = [
     ),
     Experiment(
         "head_to_head.resnet20_100steps", compared, {"standard": _RESNET20},
-        needs=("resnet20-public",), seeds={"standard": 3}, seconds={"standard": 600},
+        needs=("resnet20-public",), seeds={"standard": 3}, seconds={"standard": 1500},
     ),
     Experiment(
         "head_to_head.resnet20_latency", timed, {"standard": _timing("ResNet-20", [3, 32, 32], 30)},
