@@ -402,6 +402,15 @@ def test_runs_and_record_belong_to_their_profile(scratch: Path, monkeypatch: pyt
     assert head_to_head.runs("head_to_head.resnet20_100steps", "quick") == []
     monkeypatch.setenv("SHRINKBOOK_DATA", str(scratch))
     assert head_to_head.runs("head_to_head.resnet20_100steps", "standard") == []  # no public weights here
+    why = "not attempted: head_to_head.resnet20_100steps needs `make data DATA=resnet20-public`"
+    assert head_to_head.why_not(head_to_head.comparison("standard")[0]) == why
+    assert head_to_head.why_not(head_to_head.comparison("quick")[0]) == ""
+    with pytest.raises(ValueError, match="unknown profile 'quikc'; there are quick, standard, paper"):
+        head_to_head.comparison("quikc")
+    with pytest.raises(ValueError, match="nothing is compared in profile paper; choose one of quick, standard"):
+        head_to_head.comparison("paper")
+    for profile, names in head_to_head.COMPARISONS.items():
+        assert all(profile in head_to_head.EXPERIMENTS[name].configs for name in names)
     monkeypatch.setattr(store, "record_dir", lambda: scratch / "record")
     assert head_to_head.record("head_to_head.digits", "quick") == []
     baseline = run.unit(catalogue.EXPERIMENTS, "head_to_head.digits_baseline", "quick", 0, {"recipe": SHORT})
