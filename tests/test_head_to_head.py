@@ -403,12 +403,12 @@ def test_runs_and_record_belong_to_their_profile(scratch: Path, monkeypatch: pyt
     monkeypatch.setenv("SHRINKBOOK_DATA", str(scratch))
     assert head_to_head.runs("head_to_head.resnet20_100steps", "standard") == []  # no public weights here
     why = "not attempted: head_to_head.resnet20_100steps needs `make data DATA=resnet20-public`"
-    assert head_to_head.why_not(head_to_head.comparison("standard")[0]) == why
-    assert head_to_head.why_not(head_to_head.comparison("quick")[0]) == ""
+    assert head_to_head.why_not(head_to_head.comparison("standard")[0], "standard") == why
+    assert head_to_head.why_not(head_to_head.comparison("quick")[0], "quick") == ""
+    why = "not attempted: head_to_head.resnet20_100steps has no budget in profile paper; it runs in standard"
+    assert head_to_head.why_not(head_to_head.comparison("paper")[0], "paper") == why
     with pytest.raises(ValueError, match="unknown profile 'quikc'; there are quick, standard, paper"):
         head_to_head.comparison("quikc")
-    with pytest.raises(ValueError, match="nothing is compared in profile paper; choose one of quick, standard"):
-        head_to_head.comparison("paper")
     for profile, names in head_to_head.COMPARISONS.items():
         assert all(profile in head_to_head.EXPERIMENTS[name].configs for name in names)
     monkeypatch.setattr(store, "record_dir", lambda: scratch / "record")

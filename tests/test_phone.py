@@ -21,7 +21,7 @@ from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.phone.subjects import named
 from shrinkbook.measure import conditions, host, wheel_runner
 from shrinkbook.measure.adb import Adb
-from shrinkbook.measure.blocks import Policy, Subject, measure, pack, ratio, realised, unpack
+from shrinkbook.measure.blocks import Policy, Subject, measure, pack, plan, ratio, realised, unpack
 from shrinkbook.measure.cost import cost
 from shrinkbook.measure.energy import gauge_watts
 from shrinkbook.measure.export import export, missing
@@ -355,11 +355,21 @@ def test_quick_measures_this_host(scratch: Path) -> None:
 
 
 def test_the_record_has_host_rows_and_no_others() -> None:
+    files = [json.loads(path.read_text()) for path in store.record_dir().glob("phone.*/*.json")]
+    assert {run["config"]["where"] for run in files} == {"host"}
+    assert not any(row["is_phone"] for run in files for row in run["measurements"].get("rows", []))
     found = phone.recorded()
-    assert {run["profile"] for run in found.values()} == {"standard"}
     assert phone.one_line(found.values()).startswith("No phone: ")
     columns = phone.printed_columns([found[f"phone.{key}"] for key in ("alexnet", "vgg_s", "googlenet", "vgg16")])
     assert all(columns["this host, ms"])
+
+
+def test_minutes_are_expected_as_the_plan_says_them() -> None:
+    for name, profile in (("phone.resnet20", "quick"), ("phone.alexnet_layers", "standard")):
+        config = catalogue.EXPERIMENTS[name].configs[profile]
+        ask = Ask(seconds=config["seconds"], warmup_seconds=config["warmup_seconds"])
+        told = plan(told_subjects()[:1] * config["networks"], Policy(blocks=config["blocks"], ask=ask, minutes=60))
+        assert f"about {phone.expected_minutes(config):.1f} minutes" in told
 
 
 def test_an_experiment_can_build_on_the_runs_of_a_phone(scratch: Path) -> None:

@@ -125,20 +125,22 @@ COMPARISONS = {  # profile -> the comparison, and what times its forms
 
 
 def comparison(profile: str) -> tuple[str, str]:
-    """The experiment that compares in a profile, and the one that times its forms.
+    """The experiment that compares in a profile, and the one that times its forms; of the largest profile that has
+    any, where this one has none.
 
     Raises:
-        ValueError: an unknown profile, or one without a comparison.
+        ValueError: an unknown profile.
     """
-    profiles.profile(profile)
-    if profile not in COMPARISONS:
-        raise ValueError(f"nothing is compared in profile {profile}; choose one of {', '.join(COMPARISONS)}")
-    return COMPARISONS[profile]
+    return COMPARISONS.get(profiles.profile(profile).name, COMPARISONS["standard"])
 
 
-def why_not(name: str, device: str | None = None) -> str:
-    """Why this machine has no runs of an experiment; empty if it can compute them."""
-    reason = obstacle(EXPERIMENTS[name], device or "cpu")
+def why_not(name: str, profile: str, device: str | None = None) -> str:
+    """Why this machine has no runs of an experiment in a profile; empty if it can compute them."""
+    experiment = EXPERIMENTS[name]
+    if profile not in experiment.configs:
+        reason = f"has no budget in profile {profile}; it runs in {', '.join(experiment.configs)}"
+    else:
+        reason = obstacle(experiment, device or "cpu")
     return reason and f"not attempted: {name} {reason}"
 
 
@@ -155,7 +157,7 @@ def runs(
     Args:
         say: told of every arm as it is done.
     """  # fmt: skip
-    return [ensure(one, device, say) for one in _units(name, profile, seeds) if not why_not(name, device)]
+    return [ensure(one, device, say) for one in _units(name, profile, seeds) if not why_not(name, profile, device)]
 
 
 def record(name: str, profile: str) -> list[dict[str, Any]]:
