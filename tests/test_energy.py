@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shrinkbook.measure.energy import meter
+from shrinkbook.measure import energy
+from shrinkbook.measure.energy import meter, power
 
 
 def package(folder: Path, name: str, energy: int, largest: int = 1_000_000_000) -> Path:
@@ -47,3 +48,12 @@ def test_without_a_meter_there_is_a_reason(tmp_path: Path) -> None:
     path.unlink()
     joules, reason = meter("cpu", tmp_path)
     assert joules is None and str(path) in reason
+
+
+def test_power_of_a_meter_that_stands_still_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = [0.0, 0.0]
+    monkeypatch.setattr(energy, "meter", lambda device: (lambda: readings.pop(0), ""))
+    assert power(lambda: None, "cpu", seconds=0) == (None, "the energy meter stood still while the work ran")
+    readings[:] = [1.0, 3.0]
+    watts, reason = power(lambda: None, "cpu", seconds=0.01)
+    assert watts is not None and 0 < watts <= 2 / 0.01 and not reason

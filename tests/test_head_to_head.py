@@ -331,6 +331,41 @@ def test_sentences_are_computed_from_the_runs(digits: dict[str, Any]) -> None:
     assert head_to_head.upper_part([digits]) == lowest
 
 
+def test_a_combination_stands_beside_the_arm_that_is_its_first_step(digits: dict[str, Any]) -> None:
+    every = {arm.name: arm for arm in arms([HALF, QUARTER], 64)}
+    for arm in every.values():
+        if arm.alone:
+            first = every[arm.alone[0]]
+            assert first.wanted == arm.wanted[:1] and (first.random, first.teaching) == (False, "labels"), arm.name
+    other = json.loads(json.dumps(digits))
+    for number, run_ in enumerate((digits, other)):
+        rows = run_["measurements"]["arms"]
+        rows["pruned+tucker 25"]["accuracy"] = 40 + number
+        rows["pruned 50"]["accuracy"], rows["pruned 25"]["accuracy"] = 70 + number, 35 + number
+    steps, budget = head_to_head.seen([digits, other]).splitlines()[-2:]
+    both = "pruned, then Tucker-2 (25 %)"
+    assert steps.startswith("* Each combination against its first step alone") and f"{both} -30.00 (" in steps
+    assert "at the budget of both" in budget and f"{both} +5.00 (" in budget and "clustered" not in budget
+    pairs = head_to_head.combinations_table([digits, other]).loc["pruned+tucker 25"]
+    assert list(pairs.index) == ["pruned+tucker 25", "pruned 50", "tucker 25", "pruned 25"]
+    assert pairs.loc["pruned 50"].iloc[-1].startswith("-30.00") and pairs.loc["pruned 25"].iloc[-1].startswith("+5.00")
+
+
+def test_unsteady_times_take_no_part_in_the_mean_and_are_counted(digits: dict[str, Any]) -> None:
+    def timing(ratio: float, high: float) -> dict[str, Any]:
+        row = {"ratio": ratio, "low": 0.5, "high": high, "seconds": 1.0, "runs": 2}
+        every = [*digits["measurements"]["arms"], "lccl both, computed densely"]
+        return {"measurements": {"latency": dict.fromkeys(every, row)}}
+
+    steady, wild = timing(0.8, 1.0), timing(3.0, 1.01)
+    column = head_to_head.arms_table([digits], [steady, steady, wild])["time, %"]
+    assert column["pruned 50"] == "80, 1 unsteady" and column["lccl both"] == "80, 1 unsteady (dense 80, 1 unsteady)"
+    assert head_to_head.arms_table([digits], [steady])["time, %"]["pruned 50"] == "80"
+    assert head_to_head.arms_table([digits], [wild])["time, %"]["pruned 50"] == "1 unsteady"
+    panels = head_to_head.frontier_picture([digits, digits], [steady, wild]).axes
+    assert {x for line in panels[2].lines for x in line.get_xdata()} <= {80.0} and len(panels) == 3
+
+
 def test_times_of_a_phone_get_a_column_by_shape(digits: dict[str, Any]) -> None:
     row = {"precision": "fp32", "ratio": {"median": 1.6}, "model": "pruned 50"}
     slow = [{**row, "precision": "fp16"}, {**row, "model": "tucker 50", "ratio": None}]
@@ -367,6 +402,15 @@ def test_runs_and_record_belong_to_their_profile(scratch: Path, monkeypatch: pyt
     assert head_to_head.runs("head_to_head.resnet20_100steps", "quick") == []
     monkeypatch.setenv("SHRINKBOOK_DATA", str(scratch))
     assert head_to_head.runs("head_to_head.resnet20_100steps", "standard") == []  # no public weights here
+    why = "not attempted: head_to_head.resnet20_100steps needs `make data DATA=resnet20-public`"
+    assert head_to_head.why_not(head_to_head.comparison("standard")[0], "standard") == why
+    assert head_to_head.why_not(head_to_head.comparison("quick")[0], "quick") == ""
+    why = "not attempted: head_to_head.resnet20_100steps has no budget in profile paper; it runs in standard"
+    assert head_to_head.why_not(head_to_head.comparison("paper")[0], "paper") == why
+    with pytest.raises(ValueError, match="unknown profile 'quikc'; there are quick, standard, paper"):
+        head_to_head.comparison("quikc")
+    for profile, names in head_to_head.COMPARISONS.items():
+        assert all(profile in head_to_head.EXPERIMENTS[name].configs for name in names)
     monkeypatch.setattr(store, "record_dir", lambda: scratch / "record")
     assert head_to_head.record("head_to_head.digits", "quick") == []
     baseline = run.unit(catalogue.EXPERIMENTS, "head_to_head.digits_baseline", "quick", 0, {"recipe": SHORT})

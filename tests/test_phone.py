@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from shrinkbook.evidence import claims, store
 from shrinkbook.experiments import catalogue, phone, run, work
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.phone.subjects import named
-from shrinkbook.measure import conditions
+from shrinkbook.measure import conditions, host, wheel_runner
 from shrinkbook.measure.adb import Adb
-from shrinkbook.measure.blocks import Policy, Subject, measure, pack, ratio, realised, unpack
+from shrinkbook.measure.blocks import Policy, Subject, measure, pack, plan, ratio, realised, unpack
 from shrinkbook.measure.cost import cost
 from shrinkbook.measure.energy import gauge_watts
 from shrinkbook.measure.export import export, missing
@@ -89,6 +90,41 @@ def test_a_fallen_clock_is_cooled_down_and_the_block_done_again() -> None:
     hot = Told({"base": 4.0, "small": 2.0}, [100, 120, 120, 120])
     rows = measure(hot, told_subjects(), Policy(blocks=1), say=said.append, wait=waits.append)
     assert sum(row["throttled"] for row in rows) == 1  # kept after two more tries, and marked
+
+
+def test_every_block_is_held_against_the_best_clock_of_the_whole_measurement() -> None:
+    waits: list[float] = []
+    late = [120, 121, 100, 101]  # the clock was down from the start; only the second turn tells
+    device = Told({"base": 4.0, "small": 2.0}, [*late, 102, 103])
+    rows = measure(device, told_subjects(), Policy(blocks=2), say=lambda text: None, wait=waits.append)
+    assert len(device.order) == 6 and sorted(device.order[:2]) == sorted(device.order[4:]) and waits == [10.0, 10.0]
+    assert [(row["throttled"], row["redone"], len(row["raw"])) for row in rows] == [(0, 1, 2), (0, 1, 2)]
+    here = Told({"base": 4.0, "small": 2.0}, late)
+    rows = measure(here, told_subjects(), Policy(blocks=2, redo=0), say=lambda text: None, wait=waits.append)
+    assert [row["throttled"] for row in rows] == [1, 1] and len(here.order) == 4 and len(waits) == 2
+    sinking = Told({"base": 4.0, "small": 2.0}, [106, 104, 100, 100, 95, 96, 96, 96])
+    rows = measure(sinking, told_subjects(), Policy(blocks=2), say=lambda text: None, wait=waits.append)
+    assert sinking.order == ["small", "base", "base", "small", "small", "small", "base", "base"]
+    assert [row["redone"] for row in rows] == [2, 2], "what is done again sets a clock for those judged before it"
+
+
+def test_no_ratio_is_claimed_of_blocks_far_apart() -> None:
+    device, told = Told({"base": 4.0, "small": 2.0}), told_subjects()
+    steady = device.block
+
+    def slower(subject: Subject, precision: str, ask: Ask) -> Block:
+        block = steady(subject, precision, ask)
+        late = subject.name == "small" and len(device.order) > 18
+        return replace(block, ns=[ns * (1.7 if late else 1.0) for ns in block.ns])
+
+    device.block = slower  # type: ignore[method-assign]
+    base, small = measure(device, told, Policy(blocks=10), say=lambda text: None)
+    assert small["ms"]["p90"] < 2 * small["ms"]["p10"], "one block in ten: the tenths do not see it"
+    assert (small["ratio"], small["realised"]) == (None, None) and base["ratio"]["median"] == 1.0
+    assert small["doubt"] == "blocks of small over 50 % apart"
+    stored = {**small, "doubt": "", "ratio": {"median": 2.0, "low": 1.9, "high": 2.1}, "realised": 0.7}
+    table = phone.comparison([{"measurements": {"rows": [base, stored]}}]).reset_index()
+    assert list(table["times faster"]) == ["", "blocks of small over 50 % apart"] and table["saving realised"][1] == ""
 
 
 def test_no_ratio_is_claimed_of_unsteady_times() -> None:
@@ -247,6 +283,56 @@ def test_host_and_plain_torch_give_the_same_row(tmp_path: Path) -> None:
 
 
 @needs_extra
+def test_energy_is_that_of_the_runs_it_is_divided_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, joules, prices = subject(tmp_path), [0.0], {"load": 100.0, "calibrate": 50.0, "infer": 2.0}
+
+    def costing(name: str) -> Callable[..., Any]:
+        plain = getattr(wheel_runner, name)
+
+        def call(*words: Any) -> Any:
+            joules[0] += prices[name]
+            return plain(*words)
+
+        return call
+
+    def fake(device: str) -> tuple[Callable[[], float], str]:
+        started = joules[0]
+        return lambda: joules[0] - started, ""
+
+    def in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, wheel_runner.main(command[3:]), capsys.readouterr().out, "")
+
+    for name in prices:
+        monkeypatch.setattr(wheel_runner, name, costing(name))
+    monkeypatch.setattr(host, "meter", fake)
+    monkeypatch.setattr(wheel_runner, "meter", fake)
+    monkeypatch.setattr(subprocess, "run", in_this_process)
+    with Host() as here:
+        assert here.energy(one, "fp32", ASK) == (2.0, "")
+        prices["infer"] = 0.0
+        assert here.energy(one, "fp32", ASK) == (None, "the energy meter stood still while the work ran")
+        monkeypatch.setattr(wheel_runner, "meter", lambda device: (None, "none there"))
+        assert here.energy(one, "fp32", ASK) == (None, "this runner does not read the processor's energy meter")
+
+
+def test_no_energy_no_ratio_of_energies() -> None:
+    device = Told({"AlexNet": 4.0, "AlexNet*": 2.0})
+    pair = [Subject(name, nn.Identity(), torch.zeros(1), 100) for name in device.ms]
+    base, small = measure(device, pair, Policy(blocks=2), say=lambda text: None)
+
+    def shown(before: float | None, after: float | None) -> list[str]:
+        base["energy"], small["energy"] = ({"joule": one, "reason": "" if one else "why"} for one in (before, after))
+        column = phone.printed_columns([{"measurements": {"rows": [base, small]}}])["this phone, mJ"]
+        return [column[name] for name in ("AlexNet", "AlexNet*", "AlexNet change")]
+
+    assert shown(0.3, 0.1) == ["300.0", "100.0", "x3.00"]
+    assert shown(None, 0.1) == ["why", "100.0", "why"] and shown(0.3, None) == ["300.0", "why", "why"]
+    assert shown(0.3, 0.0)[2] == "why"  # as an earlier version stored it
+
+
+@needs_extra
 def test_pinning_is_verified_where_the_system_can(tmp_path: Path) -> None:
     one = subject(tmp_path)
     mask = f"{1 << min(os.sched_getaffinity(0)):x}"
@@ -269,11 +355,21 @@ def test_quick_measures_this_host(scratch: Path) -> None:
 
 
 def test_the_record_has_host_rows_and_no_others() -> None:
+    files = [json.loads(path.read_text()) for path in store.record_dir().glob("phone.*/*.json")]
+    assert {run["config"]["where"] for run in files} == {"host"}
+    assert not any(row["is_phone"] for run in files for row in run["measurements"].get("rows", []))
     found = phone.recorded()
-    assert {run["profile"] for run in found.values()} == {"standard"}
     assert phone.one_line(found.values()).startswith("No phone: ")
     columns = phone.printed_columns([found[f"phone.{key}"] for key in ("alexnet", "vgg_s", "googlenet", "vgg16")])
     assert all(columns["this host, ms"])
+
+
+def test_minutes_are_expected_as_the_plan_says_them() -> None:
+    for name, profile in (("phone.resnet20", "quick"), ("phone.alexnet_layers", "standard")):
+        config = catalogue.EXPERIMENTS[name].configs[profile]
+        ask = Ask(seconds=config["seconds"], warmup_seconds=config["warmup_seconds"])
+        told = plan(told_subjects()[:1] * config["networks"], Policy(blocks=config["blocks"], ask=ask, minutes=60))
+        assert f"about {phone.expected_minutes(config):.1f} minutes" in told
 
 
 def test_an_experiment_can_build_on_the_runs_of_a_phone(scratch: Path) -> None:

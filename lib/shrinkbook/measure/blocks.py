@@ -5,6 +5,7 @@ every device; rows of different devices never meet in one call, so a ratio is al
 """
 
 import base64
+import math
 import random
 import time
 import zlib
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 
 from shrinkbook.measure.export import TOLERANCE, Exported, difference
 from shrinkbook.measure.protocol import Ask, Block, PhoneError
+from shrinkbook.measure.steady import Clock, doubt
 
 Say = Callable[[str], None]
+Key = tuple[str, str]  # name and precision of a network
 FILES = {"param": "model.param", "bin": "model.bin", "in": "input.f32"}
 MINUTES, MEGABYTES = 10.0, 100.0
 """What a measurement may take of a phone, and a network of its storage, unless more is asked for."""
 PUSH_BYTES_PER_SECOND = 5e6
-NOISY = 2.0  # slow tenth of the runs over the fast tenth, from which on a median is worth little
 OVERHEAD = 3.0  # seconds of a block besides its runs: loading, checks, fetching the output
 
 
@@ -68,7 +70,8 @@ class Policy:
     Args:
         blocks: of each network and precision; ``ask`` is one of them.
         precisions: ``fp32``, and ``fp16`` as a second row.
-        drift: share by which the calibration may be slower than the best seen before a block counts as throttled.
+        drift: share by which the calibration may be slower than the best of the measurement before a block counts as
+            throttled.
         redo: how often a throttled block is done again, after ``cool`` seconds; then it stays and is marked.
         minutes, megabytes: limits, see :func:`plan`.
     """
@@ -119,7 +122,7 @@ def measure(
         A row for each network and precision, in that order: ``device, is_phone, where, model, precision, threads, ms``
         (median, p10, p90, p99, mad), ``runs, blocks, raw, load_ms, peak_kb, output_error, ratio`` (to the first row of
         the same precision, with a 90 % interval), ``mac, mac_ratio, realised, energy, doubt``. Where there is a doubt
-        (the slow tenth of the runs takes twice the time of the fast one), no ratio is claimed.
+        (see :func:`~shrinkbook.measure.steady.doubt`), no ratio is claimed.
 
     Raises:
         PhoneError: a subject could not be measured, or it would take more of a phone than was allowed.
@@ -127,23 +130,9 @@ def measure(
     if target.is_phone:
         say(plan(subjects, policy))
     target.prepare(subjects)
-    shuffle, best = random.Random(seed), float("inf")
-    keys = [(subject.name, precision) for precision in policy.precisions for subject in subjects]
     by_name = {subject.name: subject for subject in subjects}
-    kept: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in keys}
-    for number in range(policy.blocks):
-        for name, precision in shuffle.sample(keys, len(keys)):
-            for attempt in range(policy.redo + 1):
-                block = target.block(by_name[name], precision, policy.ask)
-                speed = [float(np.median(part)) for part in (block.before, block.after) if part]
-                best = min([best, *speed])
-                throttled = bool(speed) and max(speed) > (1 + policy.drift) * best
-                if not throttled or attempt == policy.redo:
-                    break
-                say(f"{name}: the clock fell by {100 * (max(speed) / best - 1):.0f} %, cooling down, block again")
-                wait(policy.cool)
-            kept[name, precision].append({"block": block, "throttled": throttled, "redone": attempt})
-        say(f"block {number + 1} of {policy.blocks}")
+    keys = [(subject.name, precision) for precision in policy.precisions for subject in subjects]
+    kept = turns(lambda key: target.block(by_name[key[0]], key[1], policy.ask), keys, policy, seed, say, wait)
     energy = {key: target.energy(by_name[key[0]], key[1], policy.ask) for key in keys}
     rows = [_row(target, by_name[name], precision, kept[name, precision], policy) for name, precision in keys]
     for row, key in zip(rows, keys, strict=True):
@@ -152,12 +141,48 @@ def measure(
         base = next(one for one in rows if one["precision"] == row["precision"])
         row["base"] = base["model"]
         row["mac_ratio"], row["ratio"], row["realised"] = base["mac"] / row["mac"], None, None
-        unsteady = [one["model"] for one in (base, row) if one["ms"]["p90"] > NOISY * one["ms"]["p10"]]
-        row["doubt"] = f"unsteady times of {' and '.join(dict.fromkeys(unsteady))}" if unsteady else ""
-        if not unsteady:
+        row["doubt"] = doubt(base, row)
+        if not row["doubt"]:
             row["ratio"] = ratio([unpack(raw) for raw in base["raw"]], [unpack(raw) for raw in row["raw"]], seed)
             row["realised"] = realised(row["ratio"]["median"], row["mac_ratio"])
     return rows
+
+
+def turns(
+    one_block: Callable[[Key], Block], keys: Sequence[Key], policy: Policy, seed: int, say: Say,
+    wait: Callable[[float], None],
+) -> dict[Key, list[dict[str, Any]]]:  # fmt: skip
+    """Blocks of all keys in turns, each turn in an order drawn by the seed; what the clock spoilt is done again.
+
+    Every block is held against the best clock of the whole measurement: at once against the best so far, and at the
+    end, when the best is known, once more.
+
+    Returns:
+        Key -> a ``block`` for each turn, whether it stayed ``throttled``, and how often it was ``redone``.
+    """
+    shuffle, clock = random.Random(seed), Clock()
+    kept: dict[Key, list[dict[str, Any]]] = {key: [] for key in keys}
+
+    def spoilt(one: Mapping[str, Any]) -> bool:
+        return clock.behind(one["block"]) > policy.drift
+
+    def settled(key: Key, one: dict[str, Any]) -> dict[str, Any]:
+        while spoilt(one) and one["redone"] < policy.redo:
+            fell = 100 * clock.behind(one["block"])
+            say(f"{key[0]}: the clock fell by {fell:.0f} %, cooling down, block again")
+            wait(policy.cool)
+            one = {"block": one_block(key), "redone": one["redone"] + 1}
+        return one
+
+    for number in range(policy.blocks):
+        for key in shuffle.sample(keys, len(keys)):
+            kept[key].append(settled(key, {"block": one_block(key), "redone": 0}))
+        say(f"block {number + 1} of {policy.blocks}")
+    best = math.inf
+    while clock.best < best:  # a block done again may set a better clock, by which the others are judged once more
+        best = clock.best
+        kept = {key: [settled(key, one) for one in blocks] for key, blocks in kept.items()}
+    return {key: [one | {"throttled": spoilt(one)} for one in blocks] for key, blocks in kept.items()}
 
 
 def checked(block: Block, output: np.ndarray, subject: Subject, precision: str) -> Block:

@@ -22,6 +22,11 @@ def meter(device: str, powercap: Path = POWERCAP) -> tuple[Meter | None, str]:
     return _nvidia() if device == "cuda" else _rapl(powercap)
 
 
+def moved(joules: float) -> tuple[float | None, str]:
+    """Joules between two readings, or None and the reason where the meter stood still: no work takes nothing."""
+    return (joules, "") if joules > 0 else (None, "the energy meter stood still while the work ran")
+
+
 def power(work: Callable[[], object], device: str, seconds: float = 2.0) -> tuple[float | None, str]:
     """Mean watts while ``work`` is repeated for at least so many seconds, or None and the reason."""
     joules, reason = meter(device)
@@ -30,7 +35,9 @@ def power(work: Callable[[], object], device: str, seconds: float = 2.0) -> tupl
     before, started = joules(), time.perf_counter()
     while time.perf_counter() - started < seconds:
         work()
-    return (joules() - before) / (time.perf_counter() - started), ""
+    took = time.perf_counter() - started
+    joule, reason = moved(joules() - before)
+    return joule and joule / took, reason
 
 
 def gauge_watts(idle: Sequence[Mapping[str, Any]], load: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:

@@ -18,7 +18,7 @@ import torch
 
 from shrinkbook.measure import wheel_runner
 from shrinkbook.measure.blocks import FILES, Subject, checked
-from shrinkbook.measure.energy import meter
+from shrinkbook.measure.energy import meter, moved
 from shrinkbook.measure.protocol import Ask, Block, PhoneError, parse
 from shrinkbook.training.evaluate import evaluating
 
@@ -73,12 +73,15 @@ class Host:
         return checked(block, np.fromfile(out, np.float32), subject, precision)
 
     def energy(self, subject: Subject, precision: str, ask: Ask) -> tuple[float | None, str]:
-        """Joules of one run by the processor's own meter, over one block."""
+        """Joules of one run by the processor's own meter, which the runner reads around the runs of one block."""
         joules, reason = meter("cpu")
         if joules is None:
             return None, reason
-        before = joules()
-        return (joules() - before) / len(self.block(subject, precision, ask).ns), ""
+        block = self.block(subject, precision, ask)
+        if block.end.get("joule") is None:
+            return None, "this runner does not read the processor's energy meter"
+        joule, reason = moved(block.end["joule"])
+        return joule and joule / len(block.ns), reason
 
 
 class TorchHost:

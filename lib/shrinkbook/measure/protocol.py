@@ -3,7 +3,8 @@
 The C++ program of ``measure/runner`` and :mod:`shrinkbook.measure.wheel_runner` both keep it. Lines, in order: ``env``
 (ncnn version, processors, affinity as it is, threads, fp16), ``load`` (ns, resident kB before and after),
 ``calibration`` before, ``warmup``, one ``run`` each (t_ns since the first, ns), ``sample``, ``calibration`` after,
-``end`` (runs, wall_ns, cpu_ns, vm_hwm_kb, summary of the output); or ``error`` (what, message) in place of the rest.
+``end`` (runs, wall_ns, cpu_ns, vm_hwm_kb, on a host the joules of the runs, summary of the output); or ``error`` (what,
+message) in place of the rest.
 """
 
 import json

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from shrinkbook.measure.energy import meter
+
 CODES = {"usage": 2, "model": 3, "input": 4, "inference": 5, "memory": 6}
 CALIBRATION_FLOATS, CALIBRATION_PASSES = 16384, 400
 
@@ -114,6 +116,7 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
     sampler = threading.Thread(target=_sample, args=(options, samples, stop), daemon=True)
     sampler.start()
     runs: list[tuple[int, int]] = []
+    joules, _ = meter("cpu")  # here, not around the process: loading and warm-up are no runs
     cpu, first = time.process_time_ns(), time.perf_counter_ns()
     while True:
         begun = time.perf_counter_ns()
@@ -124,6 +127,7 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
         if elapsed >= options.max_s or (len(runs) >= options.loops and elapsed >= options.min_s):
             break
     cpu, wall = time.process_time_ns() - cpu, ended - first
+    joule = joules() if joules else None
     stop.set()
     sampler.join()
     output.tofile(options.out)
@@ -132,7 +136,7 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> None:
     for one in samples:
         tell("sample", **one)
     tell("calibration", when="after", ns=calibrate(options.calibrate))
-    tell("end", runs=len(runs), wall_ns=wall, cpu_ns=cpu, vm_hwm_kb=_memory("VmHWM"), **_summary(output))
+    tell("end", runs=len(runs), wall_ns=wall, cpu_ns=cpu, vm_hwm_kb=_memory("VmHWM"), joule=joule, **_summary(output))
 
 
 def _image(options: argparse.Namespace) -> np.ndarray:

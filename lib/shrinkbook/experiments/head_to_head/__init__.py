@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shrinkbook.evidence import store
+from shrinkbook.experiments import profiles
 from shrinkbook.experiments.head_to_head.arms import COMBINED, METHODS, arms
 from shrinkbook.experiments.head_to_head.tables import (
     arms_table,
@@ -33,6 +34,7 @@ __all__ = [
     "arms_table",
     "combinations_picture",
     "combinations_table",
+    "comparison",
     "frontier_picture",
     "knobs_table",
     "order_table",
@@ -42,6 +44,7 @@ __all__ = [
     "seen",
     "timed",
     "upper_part",
+    "why_not",
 ]
 
 EIGHTHS = [n / 8 for n in range(1, 9)]
@@ -105,7 +108,7 @@ _ALL = [
     ),
     Experiment(
         "head_to_head.resnet20_100steps", compared, {"standard": _RESNET20},
-        needs=("resnet20-public",), seeds={"standard": 3}, seconds={"standard": 600},
+        needs=("resnet20-public",), seeds={"standard": 3}, seconds={"standard": 1500},
     ),
     Experiment(
         "head_to_head.resnet20_latency", timed, {"standard": _timing("ResNet-20", [3, 32, 32], 30)},
@@ -115,6 +118,30 @@ _ALL = [
 ]  # fmt: skip
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
+COMPARISONS = {  # profile -> the comparison, and what times its forms
+    "quick": ("head_to_head.digits", "head_to_head.digits_latency"),
+    "standard": ("head_to_head.resnet20_100steps", "head_to_head.resnet20_latency"),
+}
+
+
+def comparison(profile: str) -> tuple[str, str]:
+    """The experiment that compares in a profile, and the one that times its forms; of the largest profile that has
+    any, where this one has none.
+
+    Raises:
+        ValueError: an unknown profile.
+    """
+    return COMPARISONS.get(profiles.profile(profile).name, COMPARISONS["standard"])
+
+
+def why_not(name: str, profile: str, device: str | None = None) -> str:
+    """Why this machine has no runs of an experiment in a profile; empty if it can compute them."""
+    experiment = EXPERIMENTS[name]
+    if profile not in experiment.configs:
+        reason = f"has no budget in profile {profile}; it runs in {', '.join(experiment.configs)}"
+    else:
+        reason = obstacle(experiment, device or "cpu")
+    return reason and f"not attempted: {name} {reason}"
 
 
 def runs(
@@ -130,11 +157,7 @@ def runs(
     Args:
         say: told of every arm as it is done.
     """  # fmt: skip
-    return [
-        ensure(one, device, say)
-        for one in _units(name, profile, seeds)
-        if not obstacle(one.experiment, device or "cpu")
-    ]
+    return [ensure(one, device, say) for one in _units(name, profile, seeds) if not why_not(name, profile, device)]
 
 
 def record(name: str, profile: str) -> list[dict[str, Any]]:

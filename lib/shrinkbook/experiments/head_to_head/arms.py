@@ -53,7 +53,7 @@ class Arm:
         random: the weights are drawn anew, by the seed alone, before they are trained.
         teaching: what is trained on: ``labels``, the trained network as a ``teacher`` (KD + CC), a ``generator`` that
             asks it (DAFL), or ``nothing``.
-        alone: the arms that a combination is made of.
+        alone: the arms of a combination's first and second step, each as it would be by itself.
     """
 
     name: str
@@ -107,7 +107,7 @@ def arms(removed: Sequence[float], centroids: int) -> list[Arm]:
         Arm(named("pruned+clustered", HALF), "pruned+clustered", (halved, cluster), HALF, alone=(half["pruned"], few)),
         Arm(
             named("pruned+tucker", QUARTER), "pruned+tucker", (halved, ("tucker", QUARTER)), QUARTER,
-            alone=(low["pruned"], low["tucker"]),
+            alone=(half["pruned"], low["tucker"]),
         ),
         *[
             Arm(

@@ -9,8 +9,9 @@ import pandas as pd
 
 from shrinkbook.evidence import figures
 from shrinkbook.evidence.statistics import Estimate, estimate
-from shrinkbook.experiments.head_to_head.arms import COMBINED, METHODS, arms
+from shrinkbook.experiments.head_to_head.arms import COMBINED, METHODS, Arm, arms, named
 from shrinkbook.experiments.head_to_head.timing import DENSE
+from shrinkbook.measure.steady import unsteady
 
 Run = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -30,7 +31,7 @@ def arms_table(
 
     Args:
         runs: of one comparison, a seed each.
-        timings: of its forms, for the column of latency.
+        timings: of its forms, for the column of latency; unsteady ones are counted and left out of the mean.
         combined: the combinations instead of the methods.
         phone: a phone's run of ``phone.head_to_head``, for a column of its times.
     """
@@ -143,7 +144,12 @@ def seen(runs: Sequence[Run]) -> str:
             lines.append(f"* At {round(100 * (1 - removed))} % of the maps, against {METHODS[control].label}: {text}.")
     combined = [arm for arm in every if arm.method in COMBINED]
     text = "; ".join(_against(runs, arm.name, arm.alone[0]) for arm in combined)
-    return "\n".join([*lines, f"* Both steps against the first alone: {text}."])
+    lines.append(f"* Each combination against its first step alone: {text}.")
+    other = [arm for arm in combined if _same_budget(arm) != arm.alone[0]]
+    text = "; ".join(_against(runs, arm.name, _same_budget(arm)) for arm in other)
+    return "\n".join(
+        [*lines, f"* The same against its first method alone at the budget of both, where that is another arm: {text}."]
+    )
 
 
 def _against(runs: Sequence[Run], name: str, other: str) -> str:
@@ -152,6 +158,12 @@ def _against(runs: Sequence[Run], name: str, other: str) -> str:
     (arm,) = [arm for arm in _arms(runs) if arm.name == name]
     label, percent = METHODS[arm.method].label, f" ({round(100 * (1 - arm.removed))} %)" if arm.removed else ""
     return f"{label}{percent if arm.method in COMBINED else ''} {_interval(gap, '+')} points, {_word(gap)}"
+
+
+def _same_budget(arm: Arm) -> str:
+    """The arm of a combination's first method that meets the whole budget by itself."""
+    assert arm.removed is not None
+    return named(arm.method.split("+")[0], arm.removed)
 
 
 def combinations_picture(runs: Sequence[Run]) -> figures.Picture:
@@ -174,12 +186,13 @@ def combinations_picture(runs: Sequence[Run]) -> figures.Picture:
 
 
 def combinations_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Accuracy, multiply-accumulates and bytes of each combination and of the arms it is made of."""
+    """Accuracy, multiply-accumulates and bytes of each combination, of its steps alone, and of the first method alone
+    where that is another arm at the budget of both."""
     every = _rows(runs)
     original, lines = every["original"][0], {}
     for arm in _arms(runs):
         if arm.method in COMBINED:
-            for name in (arm.name, *arm.alone):
+            for name in dict.fromkeys((arm.name, *arm.alone, _same_budget(arm))):
                 found = every[name]
                 against = "" if name == arm.name else _interval(_gap(runs, arm.name, name), "+")
                 cost = [_share(found, original, column) for column in ("mac", "weights", "bytes")]
@@ -210,7 +223,7 @@ def _gap(runs: Sequence[Run], name: str, other: str) -> Estimate:
     return estimate([row[name]["accuracy"] - row[other]["accuracy"] for row in rows])
 
 
-def _arms(runs: Sequence[Run]) -> list[Any]:
+def _arms(runs: Sequence[Run]) -> list[Arm]:
     config = runs[0]["config"]
     return arms(config["removed"], config["centroids"])
 
@@ -230,16 +243,28 @@ def _share(found: Sequence[Row], original: Row, column: str, digits: int = 1) ->
     return "" if share is None else f"{share:.{digits}f}"
 
 
+def _steady(timings: Sequence[Run], name: str) -> tuple[list[float], int]:
+    """Shares of the original's time in the runs that timed an arm steadily, and how many runs did not."""
+    found = [run["measurements"]["latency"][name] for run in timings if name in run["measurements"]["latency"]]
+    kept = [one["ratio"] for one in found if not unsteady(one["low"], one["high"])]
+    return kept, len(found) - len(kept)
+
+
 def _left(timings: Sequence[Run], name: str) -> float | None:
-    """Time as a percentage of the original's, the mean over the runs that timed it."""
-    found = [run["measurements"]["latency"][name]["ratio"] for run in timings if name in run["measurements"]["latency"]]
-    return 100 * float(np.mean(found)) if found else None
+    """Time as a percentage of the original's, the mean over the runs that timed it steadily; None without any."""
+    kept, _ = _steady(timings, name)
+    return 100 * float(np.mean(kept)) if kept else None
 
 
 def _time(timings: Sequence[Run], name: str) -> str:
-    share, dense = _left(timings, name), _left(timings, f"{name}{DENSE}")
-    text = "" if share is None else f"{share:.0f}"
-    return text if dense is None else f"{text} (dense {dense:.0f})"
+    """The same for a table, with the number of runs left out, and beside it that of a dense twin."""
+    dense = _time_of(timings, f"{name}{DENSE}")
+    return f"{_time_of(timings, name)} (dense {dense})" if dense else _time_of(timings, name)
+
+
+def _time_of(timings: Sequence[Run], name: str) -> str:
+    share, lost = _left(timings, name), _steady(timings, name)[1]
+    return ", ".join(filter(None, ["" if share is None else f"{share:.0f}", f"{lost} unsteady" if lost else ""]))
 
 
 def _interval(found: Estimate, sign: str = "") -> str:

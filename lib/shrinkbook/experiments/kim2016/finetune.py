@@ -1,19 +1,16 @@
 """Figure 3: ranks by EVBMF, every layer decomposed at once, one fine-tuning; the same shape from random weights."""
 
 import copy
-import math
-from typing import Any
 
 import numpy as np
 from torch import nn
 
+from shrinkbook.experiments.kim2016.ranks import rank_shares
 from shrinkbook.experiments.public import loaded
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import note_images, original, rounded, trained
 from shrinkbook.methods import tucker
-from shrinkbook.methods.tucker_layers import full_ranks
 from shrinkbook.nets import initialize
-from shrinkbook.training import weights
 from shrinkbook.training.evaluate import Evaluation
 
 
@@ -55,50 +52,11 @@ def one_shot(run: Context, model: nn.Module) -> None:
         right = {**run.evaluations, "one_epoch": curves["tuned"][1]}
         for name in found:
             note_images(run, f"finetune.{name}", [right[name].correct])
-    untrained = tucker.compress(initialize(copy.deepcopy(model), run.seed), input_shape=shape)[1]
-    largest = max((max(row.estimated) for row in untrained.layers if row.estimated), default=math.nan)
+    untrained = rank_shares(tucker.compress(initialize(copy.deepcopy(model), run.seed), input_shape=shape)[1])
+    share = float(np.mean(run.measurements["ranks"]["share"]))
     run.measurements["gaps"] = {
-        "mean_rank_below_60": 60 - float(np.mean(run.measurements["ranks"]["share"])),
-        "one_over_untrained_rank": 1.0 - largest,
+        "mean_rank_below_60": 60 - share,
+        "mean_rank_above_untrained": share - float(np.mean(untrained["share"])),
+        "one_over_untrained_rank": 1.0 - max(max(row["estimated"]) for row in untrained["layers"].values()),
         "tuned_over_scratch": [found["tuned"] - value for name, value in found.items() if name.startswith("scratch")],
     }
-
-
-def rank_shares(report: tucker.Report) -> dict[str, Any]:
-    """Estimated ranks as a share of the full ones, in percent, and the input ranks of convolutions by depth."""
-    estimated = [row for row in report.layers if row.estimated]
-    layers = {row.name: {"kind": row.kind, "full": list(row.limits), "rank": list(row.ranks)} for row in estimated}
-    shares = [100 * r / full for row in estimated for r, full in zip(row.estimated or (), row.limits, strict=True)]
-    return _with_depth(layers, shares)
-
-
-def _with_depth(layers: dict[str, dict[str, Any]], shares: list[float]) -> dict[str, Any]:
-    deep = [row for row in layers.values() if row["kind"] == "tucker2"]
-    return {
-        "layers": layers,
-        "share": shares,
-        "depth": list(range(1, len(deep) + 1)),
-        "input_share": [100 * row["rank"][0] / row["full"][0] for row in deep],
-    }
-
-
-def imagenet_ranks(run: Context) -> None:
-    """EVBMF ranks of trained ImageNet weights, layer by layer; the network itself is not needed, nor any image.
-
-    The networks are torchvision's, which are not the paper's: AlexNet without groups, GoogLeNet with batch norm.
-    """
-    state = weights.load(run.config["weights"])
-    layers: dict[str, dict[str, Any]] = {}
-    kernels = {
-        name.removesuffix(".weight"): kernel[:, :, None, None] if kernel.ndim == 2 else kernel
-        for name, kernel in state.items()
-        if kernel.ndim in (2, 4) and "aux" not in name
-    }
-    for name, kernel in kernels.items():
-        ranks = tucker.estimate(kernel, tucker1=not layers)
-        full = full_ranks(tuple(kernel.shape), 1, len(ranks))
-        layers[name] = {"kind": tucker.kind_of(kernel, ranks), "full": list(full), "rank": list(ranks)}
-        run.progress(f"{name}: {list(ranks)} of {list(full)}")
-    shares = [100 * r / full for row in layers.values() for r, full in zip(row["rank"], row["full"], strict=True)]
-    run.measurements["ranks"] = _with_depth(layers, shares)
-    run.measurements["gaps"] = {"mean_rank_below_60": 60 - float(np.mean(shares))}

@@ -13,7 +13,7 @@ from shrinkbook.experiments.run import Context, Unit, stored_runs, unit
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure import conditions, export, runner_build
 from shrinkbook.measure.adb import Adb, Device
-from shrinkbook.measure.blocks import MEGABYTES, MINUTES, Policy, Target, measure
+from shrinkbook.measure.blocks import MEGABYTES, MINUTES, OVERHEAD, Policy, Target, measure
 from shrinkbook.measure.host import Host, TorchHost
 from shrinkbook.measure.phone import FOLDER, Phone
 from shrinkbook.measure.protocol import Ask, PhoneError
@@ -75,7 +75,7 @@ def parents_on(experiments: Mapping[str, Any], wanted: Unit, where: str) -> dict
 
 def expected_minutes(config: Mapping[str, Any]) -> float:
     """About how long a run keeps a phone busy, transfers not counted."""
-    each = config["seconds"] + config["warmup_seconds"] + 3
+    each = config["seconds"] + config["warmup_seconds"] + OVERHEAD
     return config["networks"] * len(config["precisions"]) * config["blocks"] * each / 60
 
 

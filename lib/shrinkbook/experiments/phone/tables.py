@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from shrinkbook.evidence import claims, figures
+from shrinkbook.measure.steady import doubt
 
 Row = Mapping[str, Any]
 Run = Mapping[str, Any]
@@ -30,7 +31,7 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
     """Every row: milliseconds, ratio to its base, share of the theoretical saving that was realised, what to doubt."""
     _place(runs)
     table = []
-    for row in _rows(runs):
+    for row in _judged(runs):
         ms, realised = row["ms"], row["realised"]
         base = row["model"] == row["base"]
         table.append({
@@ -41,7 +42,7 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
             "saving realised": "" if base or realised is None else f"{100 * realised:.0f} %",
             "file, MB": "" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.2f}",
             "output error": f"{row['output_error']:.0e}",
-            "mJ": "" if row["energy"]["joule"] is None else f"{1e3 * row['energy']['joule']:.1f}",
+            "mJ": f"{1e3 * row['energy']['joule']:.1f}" if row["energy"]["joule"] else "",
             "blocks apart": f"{row['spread_percent']:.0f} %", "clock fell in blocks": row["throttled"],
             "runs": row["runs"],
         })  # fmt: skip
@@ -50,7 +51,7 @@ def comparison(runs: Sequence[Run]) -> pd.DataFrame:
 
 def printed_columns(runs: Sequence[Run]) -> pd.DataFrame:
     """Table 1 of Kim et al. 2016: the printed Galaxy S6 columns beside this device's; empty where not measured."""
-    by_model = {row["model"]: row for row in _rows(runs) if row["precision"] == "fp32"}
+    by_model = {row["model"]: row for row in _judged(runs) if row["precision"] == "fp32"}
     printed = {(cell.row, cell.column): cell for cell in claims.load("kim2016").tables["table1"].cells}
     ours = f"this {_place(runs)[0]}" if runs else "not measured"
     rows: dict[str, dict[str, str]] = {}
@@ -77,18 +78,19 @@ def _ours(by_model: Mapping[str, Row], name: str, unit: str) -> str:
         return ""
     if unit == "ms":
         return (row["doubt"] or f"x{row['ratio']['median']:.2f}") if change else f"{row['ms']['median']:.2f}"
-    joule, base = row["energy"]["joule"], by_model[row["base"]]["energy"]["joule"]
-    if joule is None or (change and not base):
-        return row["energy"]["reason"]
-    return f"x{base / joule:.2f}" if change else f"{1e3 * joule:.1f}"
+    energies = [row["energy"], by_model[row["base"]]["energy"]] if change else [row["energy"]]
+    if missing := [energy for energy in energies if not energy["joule"]]:  # 0 J is a meter that stood still
+        return missing[0]["reason"] or "not measured"
+    return f"x{energies[1]['joule'] / energies[0]['joule']:.2f}" if change else f"{1e3 * energies[0]['joule']:.1f}"
 
 
 def layer_columns(run: Run) -> pd.DataFrame:
     """Table 2 of Kim et al. 2016: milliseconds of each layer, its chain (with its factors) and their ratio."""
     printed = {(cell.row, cell.column): cell.value for cell in claims.load("kim2016").tables["table2"].cells}
-    rows = {}
-    for name, measured in run["measurements"]["layers"].items():
-        base, chain, *parts = [row for row in measured if row["precision"] == "fp32"]
+    rows, by_model = {}, {row["model"]: row for row in _judged([run]) if row["precision"] == "fp32"}
+    for name in run["measurements"]["layers"]:
+        base, chain = by_model[name], by_model[f"{name}*"]
+        parts = [row for model, row in by_model.items() if model.startswith(f"{name}.")]
         factors = " + ".join(f"{row['ms']['median']:.3f}" for row in parts)
         ours = {
             name: f"{base['ms']['median']:.3f}",
@@ -115,7 +117,7 @@ def lookup_table(rest: Sequence[Row], layers: Mapping[str, Mapping[str, Row]]) -
 
 def forms_picture(runs: Sequence[Run]) -> figures.Picture:
     """Speed-up over the original beside the ratio of multiply-accumulates; no bar where times were unsteady."""
-    rows = [row for row in _rows(runs) if row["model"] != row["base"] and row["precision"] == "fp32"]
+    rows = [row for row in _judged(runs) if row["model"] != row["base"] and row["precision"] == "fp32"]
     names = [row["model"] for row in rows]
     return figures.bars(
         names,
@@ -129,6 +131,18 @@ def forms_picture(runs: Sequence[Run]) -> figures.Picture:
 
 def _interval(ratio: Mapping[str, float]) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _judged(runs: Sequence[Run]) -> list[Row]:
+    """All rows by the rule of today: one that was stored with a ratio that would not be claimed now loses it."""
+    judged: list[Row] = []
+    for run in runs:
+        rows = _rows([run])
+        by_name = {(row["model"], row["precision"]): row for row in rows}
+        for row in rows:
+            why = doubt(by_name[row["base"], row["precision"]], row)
+            judged.append({**row, "doubt": why, "ratio": None, "realised": None} if why else row)
+    return judged
 
 
 def _rows(runs: Sequence[Run]) -> list[Row]:
