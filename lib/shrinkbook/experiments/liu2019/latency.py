@@ -13,6 +13,7 @@ from shrinkbook.experiments.liu2019.spaces import SPACES, read, uniform_vector
 from shrinkbook.experiments.run import Context
 from shrinkbook.measure.latency import latency
 from shrinkbook.measure.lookup import LatencyTable, measure_table
+from shrinkbook.measure.steady import NOISY, unsteady
 from shrinkbook.methods.metapruning_space import SearchSpace
 from shrinkbook.nets import initialize
 
@@ -21,7 +22,6 @@ Seconds = Callable[[Mapping[str, int]], float]
 LOOKUP, WHOLE = "phone.lookup", "phone.resnet20"
 """Parents with the table of a device, and with whole networks on the same device."""
 WARMUP = 2
-NOISY = 2  # slow over fast tenth of the rounds from which a median is not to be trusted
 
 
 def seconds_of(run: Context, space: SearchSpace, net: str) -> Seconds:
@@ -87,8 +87,8 @@ def additivity(
         {"sum of layers, ms": 1000 * seconds(widths), "network, ms": 1000 * one.median}
         for widths, one in zip(every, whole.values(), strict=True)
     ]
-    if any(one.high > NOISY * one.low for one in whole.values()):
-        noise = f"the slow tenth of a network's rounds takes {NOISY} times the fast one: no error is stated"
+    if any(unsteady(one.low, one.high) for one in whole.values()):
+        noise = f"the slow tenth of a network's rounds takes over {NOISY:g} times the fast one: no error is stated"
         return {"rows": rows, "noise": noise}
     errors = [100 * (row["sum of layers, ms"] / row["network, ms"] - 1) for row in rows]
     return {"rows": rows, "mean": float(np.mean(errors)), "sd": float(np.std(errors, ddof=1))}

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from shrinkbook import nets
 from shrinkbook.experiments.liu2019.cost import V1_RATIOS, v2_uniform
-from shrinkbook.experiments.liu2019.latency import NOISY, additivity, sums
+from shrinkbook.experiments.liu2019.latency import additivity, sums
 from shrinkbook.experiments.liu2019.spaces import IMAGENET, SPACES
 from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import cost
 from shrinkbook.measure.latency import latency
 from shrinkbook.measure.lookup import measure_table
+from shrinkbook.measure.steady import unsteady
 from shrinkbook.methods.metapruning import WeightGenerator
 from shrinkbook.nets import initialize
 
@@ -41,7 +42,7 @@ def families(run: Context) -> None:
     for table in config["tables"]:
         ready = {row: initialize(model, run.seed).to(run.device) for row, model in built[table].items()}
         found = latency(ready, image, config["rounds"], config["warmup"], run.seed)
-        noisy |= any(one.high > NOISY * one.low for one in found.values())
+        noisy |= any(unsteady(one.low, one.high) for one in found.values())
         mac = {row: cost(model, IMAGENET).mac for row, model in ready.items()}
         seconds = {row: one.median / config["batch"] for row, one in found.items()}
         widest, *others = seconds
