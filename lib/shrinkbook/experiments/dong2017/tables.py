@@ -1,6 +1,7 @@
 """What gates close and what that saves: zeros by depth and over images, arms side by side, time against zeros."""
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def depth_picture(run: dict[str, Any], arms: Sequence[str]) -> figures.Picture:
         layers = run["measurements"]["arms"][arm]["layers"].values()
         columns = [[100 * layer[name] for layer in layers] for name in ("zeros", "low", "high", "break_even")]
         depth = range(1, len(layers) + 1)
-        panels[f"{arm}: {GATES[arm]}"] = {"zeros": (depth, *columns[:3]), "gate pays from": (depth, columns[3])}
+        title = fill(f"{arm}: {GATES[arm]}", 45)
+        panels[title] = {"zeros": (depth, *columns[:3]), "gate pays from": (depth, columns[3])}
     return figures.curves(panels, "gated convolution", "positions closed (%)", across=2, ylim=(0, 100))
 
 
