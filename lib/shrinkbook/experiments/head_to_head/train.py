@@ -27,7 +27,7 @@ from shrinkbook.experiments.head_to_head.forms import (
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.public import public_network
 from shrinkbook.experiments.run import Context
-from shrinkbook.experiments.steps import Proxy
+from shrinkbook.experiments.steps import Proxy, finite
 from shrinkbook.methods.congruent_distillation import CongruentDistillation
 from shrinkbook.methods.correlation_congruence import KERNELS
 from shrinkbook.methods.dafl import Teacher, Weights
@@ -227,7 +227,7 @@ class Bench:
 
     def _on_disk(self, arm: Arm, model: nn.Module) -> dict[str, Any]:
         """Bytes of the network's file, and whether the network that is read from it gives the same outputs."""
-        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        if not finite(model):
             return {"bytes": None, "same_outputs": None}  # a diverged network is not written
         path = self.run.unit.part(f"{arm.name} file")
         model = model.cpu().eval()
