@@ -289,3 +289,19 @@ def test_verify_finds_a_readme_whose_scoreboard_is_not_the_record(
     status, _, errors = shrinkbook("verify")
     assert (status, errors.count("\n")) == (1, 1)
     assert errors.startswith("README.md: its scoreboard is not what the record gives")
+
+
+def test_papers_not_asked_for_are_not_judged_by_runs_that_are_not_there(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def listed() -> list[str]:
+        listing = json.loads((store.results_dir("quick") / "verdicts.json").read_text())
+        assert {one["paper"] for one in listing["verdicts"]} == set(listing["papers"])
+        return list(listing["papers"])
+
+    cli._write(["son2018", "peng2019"], "quick", None, "record")
+    cli._write(["peng2019"], "quick", None, "build")
+    assert "no longer in" in (said := capsys.readouterr().out) and "son2018, whose runs are from the record" in said
+    assert listed() == ["peng2019"]
+    cli._write(["son2018"], "quick", None, "build")
+    assert listed() == ["son2018", "peng2019"]

@@ -20,6 +20,8 @@ from shrinkbook.experiments import catalogue, profiles, provenance, run
 from shrinkbook.experiments.li2017.scan import projection_scan
 from shrinkbook.experiments.run import Experiment, Unit, ensure, unit
 from shrinkbook.experiments.steps import baseline
+from shrinkbook.story import Story
+from shrinkbook.training import checkpoint
 
 SHORT = {"epochs": 2, "batch": 32, "lr": 0.1, "milestones": [0.5]}
 DIGITS = {"data": "digits", "net": "digits ResNet with projections", "schedule": "two epochs"}
@@ -184,6 +186,21 @@ def test_a_parent_without_its_weights_is_trained_again_and_its_run_file_stays(sc
     assert any("training them again" in line for line in said)
 
 
+def test_a_parent_left_in_the_middle_of_its_training_is_trained_to_the_end(scratch: Any) -> None:
+    child = unit(SMALL, "toy2020.scan", "quick", 0)
+    first = ensure(child)
+    (parent,) = child.parents
+    (store.runs_dir() / "toy2020.scan" / f"{child.run_id}.json").unlink()
+    state, metadata = checkpoint.load(parent.checkpoint)
+    halfway = {name: tensor + 0.5 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    checkpoint.save(halfway, parent.checkpoint, {**metadata, "history": metadata["history"][:1]})
+    assert not checkpoint.complete(parent.checkpoint)
+    said: list[str] = []
+    again = ensure(child, progress=said.append)  # resumed from what was there: only that it ended is asked
+    assert any("training them again" in line for line in said) and checkpoint.complete(parent.checkpoint)
+    assert again["run_id"] == first["run_id"]
+
+
 def test_the_same_seed_and_threads_give_the_same_numbers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for number, name in enumerate(("one", "two")):
@@ -279,3 +296,10 @@ def test_a_child_of_a_diverged_network_is_collapsed_and_stays_in_n(scratch: Any)
     found = ensure(unit(diverging, "toy2020.scan", "quick", 0), progress=said.append)
     assert found["status"] == "collapsed" and "original" in found["stages"] and found["measurements"] == {}
     assert any("toy2020.scan seed 0: its parent's network diverged" in line for line in said)
+
+
+def test_a_process_without_the_pins_has_the_run_computed_by_one_that_has_them(scratch: Any, monkeypatch: Any) -> None:
+    monkeypatch.delenv("MKL_CBWR")
+    assert not profiles.pinned("quick")
+    (found,) = Story("peng2019", "quick", [0]).runs("peng2019.digits_teacher")
+    assert found["provenance"]["pinned"] is True

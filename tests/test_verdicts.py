@@ -367,15 +367,16 @@ def test_trend_words_and_slope():
     assert statistics.change_over_range(x, y) == pytest.approx(stats.linregress(x, y).slope * 5)
 
 
-def test_trend_skips_what_has_no_slope_and_says_why():
+def test_a_seed_without_a_slope_does_not_agree_and_says_why():
     claim = make_claim("trend", trend={"x": "t.x", "y": "t.y", "direction": 1})
     good = [make_run(seed, measurements={"t": {"x": [0, 1], "y": [0, 2]}}) for seed in range(5)]
     flat = make_run(5, measurements={"t": {"x": [3, 3], "y": [0, 2]}})
     hole = make_run(6, measurements={"t": {"x": [0, 1], "y": [0, None]}})
     found = verdict(claim, [*good, flat, hole])
-    assert (found["verdict"], found["n"]) == ("reproduced", 5)
-    assert "seed 5 left out: x is constant" in found["reason"]
-    assert "seed 6 left out: x or y is not finite" in found["reason"]
+    assert (found["verdict"], found["n"]) == ("inconclusive", 7)  # else more seeds would delete those that fail
+    assert "seed 5 counted as not agreeing: x is constant" in found["reason"]
+    assert "seed 6 counted as not agreeing: x or y is not finite" in found["reason"]
+    assert verdict(claim, good)["verdict"] == "reproduced"
     dead = verdict(claim, [*good, hole | {"status": "collapsed"}])
     assert (dead["verdict"], dead["n"]) == ("inconclusive", 6)
 
@@ -543,6 +544,46 @@ def test_judge_paper_gives_one_verdict_a_claim_and_a_missing_run_changes_it():
     runs = [make_run(seed, measurements={"gaps": {"x": 2.0}}, flop=313463808) for seed in range(5)]
     assert [item["verdict"] for item in judge_paper(paper, runs, "standard")] == ["reproduced", "reproduced"]
     assert [item["verdict"] for item in judge_paper(paper, runs[:4], "standard")] == ["inconclusive", "reproduced"]
+
+
+@pytest.mark.parametrize("steps", [[1, None, 2], [None, 1], [-1, None], []])
+def test_a_list_with_a_hole_is_no_list(steps):
+    claim = make_claim("order", gap="gaps.x", margin=0)
+    runs = [make_run(seed, measurements={"gaps": {"x": steps}}) for seed in range(5)]
+    found = verdict(claim, runs)
+    assert found["verdict"] == "not attempted" and "gaps.x has no step or one that is no number" in found["reason"]
+    whole = [make_run(seed, measurements={"gaps": {"x": [1, 2]}}) for seed in range(5, 10)]
+    assert verdict(claim, [*runs[:1], *whole])["verdict"] == "inconclusive"
+
+
+def test_an_experiment_that_does_not_measure_it_hides_no_other():
+    claim = make_claim("order", gap="gaps.x", margin=0, experiments=("toy2020.other", EXPERIMENT))
+    silent = [make_run(seed, experiment="toy2020.other") for seed in range(5)]
+    measured = [make_run(seed, measurements={"gaps": {"x": 1.0}}) for seed in range(5)]
+    assert verdict(claim, [*silent, *measured])["verdict"] == "reproduced"
+    fixed = [make_run(0, experiment="toy2020.other", fixed_network=True)]
+    assert verdict(claim, [*fixed, *measured])["verdict"] == "reproduced"
+    assert verdict(claim, [*silent, *measured[:3]])["verdict"] == "inconclusive"
+
+
+def test_one_network_keeps_to_premise_and_bound_and_to_the_others():
+    rates = [correct(90), correct(80), correct(70)]
+    runs = [fixed_run(rates), fixed_run(rates[::-1], seed=1)]
+    claim = make_claim("order", order=ORDER, margin=0)
+    assert verdict(claim, runs[:1])["verdict"] == "reproduced"
+    assert verdict(claim, runs)["verdict"] == "inconclusive"  # two networks that disagree
+    open_ = make_claim("order", order=ORDER, margin=0, premise="hard")
+    assert verdict(open_, runs[:1])["verdict"] == "inconclusive"
+    bound = make_claim("order", gap="gaps.x", margin=0, at_most=5.0)
+    pairs = {"per_image_pairs": {"gaps.x": [["order.smallest", "order.largest"]]}}
+    assert verdict(bound, [runs[0] | pairs])["verdict"] == "inconclusive"
+
+
+def test_a_pool_never_narrows_a_row():
+    claim = make_claim("level", ["table1/small/error"], better="lower")
+    wide, narrow = [6.0, 6.6, 7.2], [7.0, 7.2, 7.4]
+    runs = [make_run(seed, a, b) for seed, (a, b) in enumerate(zip(wide, narrow, strict=True))]
+    assert verdict(claim, runs)["sd"] == pytest.approx(0.6)
 
 
 def test_a_premise_that_is_not_met_leaves_an_order_open():

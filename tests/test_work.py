@@ -232,3 +232,11 @@ def test_ctrl_c_ends_at_once(toys: dict[str, Experiment]) -> None:
 def test_durations_for_people() -> None:
     spans = {40: "40 s", 600: "10 min", 3 * 3600: "3.0 h", 5 * 86400: "5.0 days"}
     assert {seconds: work.duration(seconds) for seconds in spans} == spans
+
+
+def test_no_process_to_be_had_is_a_failure_of_each_unit_and_no_hang(scratch, monkeypatch):
+    units = catalogue.units(["peng2019"], "quick", [0], "cpu")[:3]
+    monkeypatch.setattr(work.sys, "executable", "/no/such/python")
+    failed = work.compute(units, 2, "cpu", lambda text: None)
+    assert set(failed) == {work.label(unit) for unit in units}
+    assert all("FileNotFoundError" in why or "its parent failed" in why for why in failed.values())

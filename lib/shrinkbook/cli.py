@@ -84,7 +84,8 @@ def reproduce(options: argparse.Namespace) -> int:
     with ThreadPoolExecutor(jobs) as pool:
         problems = [problem for problem in pool.map(execute, [*chosen, *extra, "start"]) if problem]
     results = _write(chosen, profile.name, options.seeds, "record" if options.adopt else "build")
-    summary = ", ".join(f"{count} {word}" for word, count in verdicts.words(results).items() if count)
+    own = [verdict for verdict in results if verdict["paper"] in chosen]
+    summary = ", ".join(f"{count} {word}" for word, count in verdicts.words(own).items() if count)
     say(f"verdicts of profile {profile.name}: {summary}")
     say(report.agreement(results, _judge(chosen, profile.name, None, "record")))
     say(f"results in {store.results_dir(profile.name)}; {work.duration(time.monotonic() - STARTED)} in all")
@@ -247,11 +248,14 @@ def _judge(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, sourc
 
 
 def _write(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
-    """Write results/<profile>; papers reported there before stay reported."""
+    """Write results/<profile>; papers reported there before stay reported if their runs are where these are."""
     from shrinkbook.experiments import catalogue
 
-    before = _results(profile) or {"papers": []}
-    keys = [key for key in catalogue.papers() if key in keys or key in before["papers"]]
+    before = _results(profile) or {"source": None, "seeds": None, "papers": []}
+    stay = before["papers"] if (before["source"], before["seeds"]) == (source, seeds) else []
+    if left := [key for key in before["papers"] if key not in (*keys, *stay)]:
+        say(f"no longer in {store.results_dir(profile)}: {', '.join(left)}, whose runs are from the {before['source']}")
+    keys = [key for key in catalogue.papers() if key in keys or key in stay]
     papers = [claims.load(key) for key in keys]
     runs, record = _runs(keys, profile, seeds, source), _runs(keys, profile, None, "record")
     report.write_results(profile, papers, runs, record, source, seeds)
@@ -311,7 +315,7 @@ def _parser() -> argparse.ArgumentParser:
             )
             added.add_argument("--seeds", type=_seeds, default=None, help="0,1,2; default the profile's own")
             added.add_argument(
-                "--jobs", type=_jobs, default=os.cpu_count() or 1, help="processes; results do not depend on it"
+                "--jobs", type=_jobs, default=None, help="processes; default what threads leave room for"
             )
         if device:
             added.add_argument("--device", default=None, help="auto, cpu, cuda")

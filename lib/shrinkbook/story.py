@@ -8,7 +8,7 @@ import pandas as pd
 from IPython.display import HTML, Code, Markdown, display
 
 from shrinkbook.evidence import claims, figures, report, store, verdicts
-from shrinkbook.experiments import catalogue, run, work
+from shrinkbook.experiments import catalogue, profiles, run, work
 
 NOT_ATTEMPTED = "Not attempted in this profile"
 
@@ -50,7 +50,7 @@ class Story:
             return []
         seeds = run.seeds_of(planned[name].experiment, self.profile, self.seeds)
         wanted = [run.unit(catalogue.EXPERIMENTS, name, self.profile, seed, settings) for seed in seeds]
-        return [run.ensure(unit, self.device) for unit in wanted]
+        return [self._ensure(unit) for unit in wanted]
 
     def everything(self, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
         """All runs of the paper at this budget, stored or computed now.
@@ -62,7 +62,7 @@ class Story:
         for unit in self._units():
             if say and work.pending([unit]):
                 say(f"{work.label(unit)}, about {work.duration(work.expected_seconds([unit]))}")
-            runs.append(run.ensure(unit, self.device))
+            runs.append(self._ensure(unit))
         return runs
 
     def record(self) -> list[dict[str, Any]]:
@@ -156,6 +156,17 @@ class Story:
 
     def _judged(self) -> list[dict[str, Any]]:
         return verdicts.judge_paper(self.paper, self.everything(), self.profile)
+
+    def _ensure(self, unit: run.Unit) -> dict[str, Any]:
+        """The run; where this process lacks the profile's pins, as JupyterLab's do, a process that has them computes
+        it, because the store knows a run by what was asked for. A run with settings of the reader's own may stay here.
+        """
+        planned = run.unit(catalogue.EXPERIMENTS, unit.experiment.name, self.profile, unit.seed)
+        if not profiles.pinned(self.profile) and unit == planned:
+            device = run.resolve_device(self.profile, self.device)
+            for why in work.compute([unit], 1, device, lambda text: None).values():
+                raise ValueError(f"{work.label(unit)}: {why}")
+        return run.ensure(unit, self.device)
 
     def _units(self) -> list[run.Unit]:
         return catalogue.units([self.paper.key], self.profile, self.seeds, self.device)

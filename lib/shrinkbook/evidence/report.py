@@ -66,7 +66,8 @@ def front_markdown(profiles: Mapping[str, Sequence[Verdict]]) -> str:
             for result in own:
                 if result["verdict"] in ("differs", "contradicted"):
                     scope = f" ({result['scope']})" if result["scope"] else ""
-                    against.append(f"- {result['claim']}, {profile}, **{result['verdict']}**{scope}: {result['text']}")
+                    word = result["verdict"] + (f", {result['direction']}" if result["direction"] else "")
+                    against.append(f"- {result['claim']}, {profile}, **{word}**{scope}: {result['text']}")
     table = markdown(pd.DataFrame(rows, columns=["paper", "profile", *verdicts.WORDS]))
     return "\n".join([table, "Not as the paper says:\n", *against]) if against else table
 

@@ -148,6 +148,9 @@ def mechanism(claim: Claim, paper: Paper, chosen: list[Run]) -> Verdict:
     """All seeds agree and the median gap reaches the margin; on one network a bootstrap over its images."""
     fixed = [run for run in chosen if run.get("fixed_network")]
     result = _images(claim, fixed) if fixed else _seedwise(claim, chosen)
+    if claim.premise is not None and result["verdict"] != "not attempted":
+        met, said = _premise(claim.premise, chosen)
+        result |= {"verdict": result["verdict"] if met else "inconclusive", "reason": f"{result['reason']}; {said}"}
     scope = ["this network only"] if fixed else []
     if chosen[0]["config"].get("data") == "digits":
         scope.append("embedded digits")
@@ -159,7 +162,7 @@ def mechanism(claim: Claim, paper: Paper, chosen: list[Run]) -> Verdict:
 
 def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
     """One gap a seed: the smallest step of the claimed order, or of the list of gaps that a claim about "every layer"
-    reads; reversed only if the largest is negative too."""
+    reads; reversed only if the largest is negative too. A seed without a gap, where others have one, does not agree."""
     slack, margin = claim.tolerance or 0.0, claim.margin or 0.0
     measured_steps: dict[str, list[float]] = {}
 
@@ -167,7 +170,7 @@ def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
         steps = _steps(claim, run)
         return None if steps is None else min(measured_steps.setdefault(run["run_id"], steps))
 
-    lows = sample(chosen, smallest)
+    lows = sample(chosen, smallest, silent_counts=True)
     if not lows.values:
         return _absent(claim, lows, chosen)
     every = [measured_steps[run["run_id"]] for run in lows.runs if run["run_id"] in measured_steps]
@@ -186,9 +189,6 @@ def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
         why = f"all {lows.n} seeds show the opposite, median {_shown(claim, opposite)} {beside}"
     else:
         why = f"{hold} of {lows.n} seeds agree, {reverse} show the opposite{_always_wrong(every, slack)}"
-    if claim.premise is not None:
-        met, said = _premise(claim.premise, chosen)
-        word, why = word if met else "inconclusive", f"{why}; {said}"
     shown = [gap if claim.at_most is None else claim.at_most - gap for gap in lows.values]
     return {
         "verdict": word,
@@ -202,12 +202,19 @@ def _seedwise(claim: Claim, chosen: list[Run]) -> Verdict:
 
 
 def _steps(claim: Claim, run: Run) -> list[float] | None:
-    """What one run says about an order or a trend: every number has to be positive; None if it does not measure it."""
+    """What one run says about an order or a trend: every number has to be positive; None if it does not measure it.
+
+    Raises:
+        ValueError: a list that is empty or has an entry that is no number.
+    """
     if claim.trend is not None:
         x, y = (listed(run, claim.trend[axis]) for axis in ("x", "y"))
         return None if x is None or y is None else [claim.trend["direction"] * statistics.change_over_range(x, y)]
     if claim.gap is not None and isinstance(dig(run["measurements"], claim.gap), list):
-        return listed(run, claim.gap) or [float("nan")]
+        steps = listed(run, claim.gap) or []
+        if not steps or not np.isfinite(steps).all():
+            raise ValueError(f"{claim.gap} has no step or one that is no number")
+        return steps
     values = [measured(run, path) for path in claim.order or (claim.gap or "",)]
     present = [value for value in values if value is not None]
     if len(present) < len(values):
@@ -243,11 +250,19 @@ def _images(claim: Claim, fixed: list[Run]) -> Verdict:
     The whole 95 % interval has to reach the margin, and at least `FIXED_MARGIN`: other random filters, another
     clustering or another order of images in fine-tuning would move the gap too, and one run does not show by how much.
     """
-    run = next((run for run in fixed if _image_steps(claim, run)), fixed[0])
-    pairs = _image_steps(claim, run)
+    measured_ones = [run for run in fixed if _image_steps(claim, run)]
+    if not measured_ones or claim.at_most is not None:
+        why = f"one network, no per-image record ({place(fixed[0])})"
+        return {"verdict": "inconclusive", "runs": [fixed[0]["run_id"]], "n": 1, "reason": why}
+    judged = [_one_network(claim, run) for run in measured_ones]
+    if len({one["verdict"] for one in judged}) > 1:
+        return judged[0] | {"verdict": "inconclusive", "reason": "; ".join(one["reason"] for one in judged)}
+    return judged[0]
+
+
+def _one_network(claim: Claim, run: Run) -> Verdict:
     result: Verdict = {"verdict": "inconclusive", "runs": [run["run_id"]]}
-    if not pairs:
-        return result | {"n": 1, "reason": f"one network, no per-image record ({place(run)})"}
+    pairs = _image_steps(claim, run)
     arrays = [per_image(run, path) for pair in pairs for path in pair]
     if len({len(array) for array in arrays}) > 1:
         named = ", ".join(path for pair in pairs for path in pair)

@@ -61,12 +61,13 @@ class Sample:
         return len(self.values) + len(self.collapsed)
 
 
-def sample(runs: Sequence[Run], value: Callable[[Run], float | None]) -> Sample:
+def sample(runs: Sequence[Run], value: Callable[[Run], float | None], silent_counts: bool = False) -> Sample:
     """The first value of each seed; a seed whose only runs without the value collapsed stays in n.
 
     Args:
         runs: candidates, as `usable` returns them.
         value: our value in a run, None if it has none; a ValueError says why it has none.
+        silent_counts: keep finished runs without the value in n too, where others of their data and network have it.
     """
     taken: dict[int, tuple[float, Run]] = {}
     why: dict[int, str] = {}
@@ -85,7 +86,10 @@ def sample(runs: Sequence[Run], value: Callable[[Run], float | None]) -> Sample:
     notes = [lost_text(lost.values())] if lost else []
     without = [run for run in runs if run["seed"] not in {*taken, *lost} and (not kept or alike(run, kept))]
     for run in {run["seed"]: run for run in without}.values():
-        notes.append(f"seed {run['seed']} left out: {why.get(run['seed'], 'no value')}")
+        fate = "counted as not agreeing" if silent_counts and kept else "left out"
+        notes.append(f"seed {run['seed']} {fate}: {why.get(run['seed'], 'no value')}")
+        if silent_counts and kept:
+            lost[run["seed"]] = run
     counting = sorted([*kept, *lost.values()], key=lambda run: run["seed"])
     return Sample([ours for ours, _ in taken.values()], counting, list(lost.values()), notes)
 

@@ -79,11 +79,14 @@ def estimate(values: Sequence[float], pool: Sequence[Sequence[float]] = ()) -> E
 
     Groups without any spread are left out of the pool: a row that every seed shares (one baseline for all) says nothing
     about run-to-run variation and would shrink the sd. So are those of another spread than `values`, because a pooled
-    sd is nobody's: rows that collapse now and then would hide what a steady one shows, and the other way round.
+    sd is nobody's: rows that collapse now and then would hide what a steady one shows, and the other way round. That
+    test sees little at three runs, so a pool that would shrink the sd of `values` is not used at all.
     """
     groups = [values, *(group for group in pool if deviation(group) > 0 and equal_spread(values, group))]
     df = sum(len(group) - 1 for group in groups)
     variance = sum((len(group) - 1) * deviation(group) ** 2 for group in groups) / df if df else 0.0
+    if (own := deviation(values) ** 2) > variance:
+        variance, df = own, len(values) - 1
     sd = math.sqrt(variance)
     return Estimate(float(np.mean(values)), sd, sd / math.sqrt(len(values)), len(values), max(df, 1))
 

@@ -20,6 +20,7 @@ __all__ = ["KEYS", "MECHANISM", "WORDS", "agree", "judge", "judge_paper", "words
 WORDS = ("reproduced", "close", "differs", "contradicted", "inconclusive", "not attempted")
 SEVERITY = ("reproduced", "close", "differs", "not attempted")  # of a structural cell; the worst word is the claim's
 MECHANISM = ("order", "trend")
+LEAST = {True: MIN_ORDER, False: MIN_LEVEL}  # runs that decide: of an order or a trend, of the others
 KEYS = (
     *("claim", "paper", "kind", "profile", "text", "where", "verdict", "direction", "printed", "source_status"),
     *("ours", "unit", "n", "sd", "interval", "prediction", "margin", "stable", "scope", "reason", "experiment"),
@@ -35,9 +36,9 @@ def judge_paper(paper: Paper, runs: Sequence[Run], profile: str) -> list[Verdict
 def judge(claim: Claim, paper: Paper, runs: Sequence[Run], profile: str) -> Verdict:
     """Judge one claim by the runs of one profile.
 
-    The first of the claim's experiments with enough runs to decide (finished or collapsed, newest version, at the
-    required schedule) judges it, else the first with any; a seed counts once. A structural claim takes each cell from
-    the first that holds it.
+    The first of the claim's experiments with enough values to decide (of runs finished or collapsed, newest version, at
+    the required schedule) judges it, else the first with any; a seed counts once. A structural claim takes each cell
+    from the first that holds it.
 
     Args:
         claim: a claim of `paper`.
@@ -125,10 +126,11 @@ def _statistical(claim: Claim, paper: Paper, runs: Sequence[Run], profile: str) 
         if chosen:
             mechanical = claim.kind in MECHANISM
             verdict = {"experiment": experiment} | (mechanism if mechanical else level)(claim, paper, chosen)
-            fixed = any(run.get("fixed_network") for run in chosen)
-            if fixed or len(chosen) >= (MIN_ORDER if mechanical else MIN_LEVEL):
+            by_images = any(run.get("fixed_network") for run in chosen) and mechanical
+            enough = verdict.get("interval") if by_images else int(verdict.get("n") or 0) >= LEAST[mechanical]
+            if enough or verdict["verdict"] not in ("inconclusive", "not attempted"):
                 return verdict
-            few = few or verdict
+            few = verdict if few is None or few["verdict"] == "not attempted" else few
         other += found
     if few:
         return few

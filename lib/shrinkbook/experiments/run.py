@@ -236,11 +236,13 @@ class Context:
         return accuracy
 
     def load_parent(self, model: nn.Module, name: str | None = None) -> nn.Module:
-        """Fill ``model`` with the weights of a parent, by default the only one, retrained if its checkpoint is gone."""
+        """Fill ``model`` with the weights of a parent, by default the only one; retrained if its checkpoint is gone, or
+        was left in the middle of that, and by one process only."""
         (parent,) = [one for one in self.unit.parents if name in (None, one.experiment.name)]
-        if not parent.checkpoint.exists():
-            self.progress(f"the weights of {parent.experiment.name} are not here: training them again")
-            _execute(parent, self.device, self.progress)
+        with _lock(parent.run_id):
+            if not checkpoint.complete(parent.checkpoint):
+                self.progress(f"the weights of {parent.experiment.name} are not here: training them again")
+                _execute(parent, self.device, self.progress)
         state, _ = checkpoint.load(parent.checkpoint)
         weights = {name.removeprefix("model/"): value for name, value in state.items() if name.startswith("model/")}
         model.load_state_dict(weights)

@@ -135,16 +135,23 @@ def _serve(queue: _Queue, profile: str, device: str, say: Say) -> None:
     """Feed one worker process until nothing is left; a worker that dies fails its unit and is replaced."""
     worker: subprocess.Popen[str] | None = None
     while unit := queue.take():
-        if worker is None or worker.poll() is not None:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "shrinkbook.experiments.work", profile, device],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **profiles.environment(profile)},
-            )
         started = time.monotonic()
-        error = _ask(worker, unit, say)
+        try:
+            if worker is None or worker.poll() is not None:
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", "shrinkbook.experiments.work", profile, device],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, **profiles.environment(profile)},
+                )
+            error = _ask(worker, unit, say)
+        except (OSError, ValueError) as failure:  # no process to be had, or a line that is no answer
+            queue.finish(unit, f"{type(failure).__name__}: {failure}", time.monotonic() - started)
+            if worker:
+                worker.kill()
+            worker = None
+            continue
         if error is None:
             worker.communicate()  # its pipe closes before it is gone: wait, or the next unit would go to a dead process
             if worker.returncode == -signal.SIGINT:

@@ -97,6 +97,15 @@ def save_training(
     save(tensors, path, {**identity, "history": history})
 
 
+def complete(path: Path) -> bool:
+    """Whether a training run that saves here has ended: all its epochs are there, or its loss was no number."""
+    if not path.exists():
+        return False
+    _, metadata = load(path)
+    history = metadata["history"]
+    return len(history) == metadata["recipe"]["epochs"] or history[-1]["loss"] is None
+
+
 def resume_training(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor] | None]:

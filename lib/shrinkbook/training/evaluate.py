@@ -100,7 +100,9 @@ def at_chance(accuracy: float, classes: int) -> bool:
 def recalibrate_batch_norm(
     model: nn.Module, data: DataSet, images: int, device: torch.device | str = "cpu", batch: int = 128
 ) -> None:
-    """Replace the running statistics of every batch norm by plain averages over the first training images, in place.
+    """Replace the running statistics of every batch norm by plain averages over batches of the first training images.
+
+    In place. A last batch that is short weighs as much as the others.
 
     Weights do not change. The images are normalised but not augmented; a data set's training images are assumed
     to be in no particular order, so callers that need a draw shuffle the data set first.
