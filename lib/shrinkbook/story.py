@@ -161,8 +161,8 @@ class Story:
         """The run; where this process lacks the profile's pins, as JupyterLab's do, a process that has them computes
         it, because the store knows a run by what was asked for. A run with settings of the reader's own may stay here.
         """
-        planned = run.unit(catalogue.EXPERIMENTS, unit.experiment.name, self.profile, unit.seed)
-        if not profiles.pinned(self.profile) and unit == planned:
+        name, pinned = unit.experiment.name, profiles.pinned(self.profile)
+        if not pinned and unit == run.unit(catalogue.EXPERIMENTS, name, self.profile, unit.seed):
             device = run.resolve_device(self.profile, self.device)
             for why in work.compute([unit], 1, device, lambda text: None).values():
                 raise ValueError(f"{work.label(unit)}: {why}")

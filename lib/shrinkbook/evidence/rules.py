@@ -152,11 +152,11 @@ def mechanism(claim: Claim, paper: Paper, chosen: list[Run]) -> Verdict:
         met, said = _premise(claim.premise, chosen)
         result |= {"verdict": result["verdict"] if met else "inconclusive", "reason": f"{result['reason']}; {said}"}
     scope = ["this network only"] if fixed else []
-    if chosen[0]["config"].get("data") == "digits":
+    data = chosen[0]["config"].get("data")
+    if data == "digits":
         scope.append("embedded digits")
     elif schedule(chosen[0]) not in ("paper", "none"):
-        trained = chosen[0]["config"].get("data")
-        scope.append(f"{schedule(chosen[0])} schedule" if trained else schedule(chosen[0]))
+        scope.append(f"{schedule(chosen[0])} schedule" if data else schedule(chosen[0]))
     return {"scope": ", ".join(scope) or None} | result
 
 

@@ -20,7 +20,6 @@ __all__ = ["KEYS", "MECHANISM", "WORDS", "agree", "judge", "judge_paper", "words
 WORDS = ("reproduced", "close", "differs", "contradicted", "inconclusive", "not attempted")
 SEVERITY = ("reproduced", "close", "differs", "not attempted")  # of a structural cell; the worst word is the claim's
 MECHANISM = ("order", "trend")
-LEAST = {True: MIN_ORDER, False: MIN_LEVEL}  # runs that decide: of an order or a trend, of the others
 KEYS = (
     *("claim", "paper", "kind", "profile", "text", "where", "verdict", "direction", "printed", "source_status"),
     *("ours", "unit", "n", "sd", "interval", "prediction", "margin", "stable", "scope", "reason", "experiment"),
@@ -127,7 +126,8 @@ def _statistical(claim: Claim, paper: Paper, runs: Sequence[Run], profile: str) 
             mechanical = claim.kind in MECHANISM
             verdict = {"experiment": experiment} | (mechanism if mechanical else level)(claim, paper, chosen)
             by_images = any(run.get("fixed_network") for run in chosen) and mechanical
-            enough = verdict.get("interval") if by_images else int(verdict.get("n") or 0) >= LEAST[mechanical]
+            least = MIN_ORDER if mechanical else MIN_LEVEL
+            enough = verdict.get("interval") if by_images else int(verdict.get("n") or 0) >= least
             if enough or verdict["verdict"] not in ("inconclusive", "not attempted"):
                 return verdict
             few = verdict if few is None or few["verdict"] == "not attempted" else few

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,24 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: missing, truncated or damaged file.
     """
-    path = Path(path)
+    with _opened(Path(path)) as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return state, _metadata(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: train the network again or correct the path")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            stored = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: delete it and train again") from error
-    return state, {key: _value(text) for key, text in stored.items()}
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    return {key: _value(text) for key, text in (file.metadata() or {}).items()}
 
 
 def _value(text: str) -> Any:
@@ -101,7 +110,8 @@ def complete(path: Path) -> bool:
     """Whether a training run that saves here has ended: all its epochs are there, or its loss was no number."""
     if not path.exists():
         return False
-    _, metadata = load(path)
+    with _opened(path) as file:  # its weights may be large and are not asked for
+        metadata = _metadata(file)
     history = metadata["history"]
     return len(history) == metadata["recipe"]["epochs"] or history[-1]["loss"] is None
 
