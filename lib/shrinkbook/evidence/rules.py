@@ -252,7 +252,7 @@ def _images(claim: Claim, fixed: list[Run]) -> Verdict:
     """
     measured_ones = [run for run in fixed if _image_steps(claim, run)]
     if not measured_ones or claim.at_most is not None:
-        why = "no per-image record" if claim.at_most is None else "a bound is not judged over its images"
+        why = "a bound is not judged over its images" if measured_ones else "no per-image record"
         why = f"one network, {why} ({place(fixed[0])})"
         return {"verdict": "inconclusive", "runs": [fixed[0]["run_id"]], "n": 1, "reason": why}
     judged = [_one_network(claim, run) for run in measured_ones]
