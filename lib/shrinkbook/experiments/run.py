@@ -163,6 +163,7 @@ class Context:
         sampler: Sampler | None = None,
         notes: Callable[[], Mapping[str, float]] | None = None,
         seed: int | None = None,
+        replay: bool = False,
     ) -> nn.Module:
         """Train in place, say so, and note history, seconds and collapse.
 
@@ -174,6 +175,7 @@ class Context:
             sampler: composes the batches, where not every image comes once an epoch.
             notes: called after every epoch; what it returns joins the epoch's row of the history.
             seed: of the order of the images; the run's own unless given.
+            replay: see :func:`shrinkbook.training.fit.fit`.
         """
 
         def look(epoch: float) -> None:
@@ -191,7 +193,7 @@ class Context:
         look(0)
         result = fit(
             model, self.data, recipe, self.seed if seed is None else seed, self.device, resume, tell, objective,
-            looks=looks, look=look, sampler=sampler, notes=notes,
+            looks=looks, look=look, sampler=sampler, notes=notes, replay=replay,
         )  # fmt: skip
         self.history += [{"phase": phase, **row} for row in result.history]
         self.seconds[phase] = round(self.seconds.get(phase, 0) + result.seconds, 3)

@@ -23,7 +23,7 @@ def baseline(run: Context) -> None:
     """Train the network from scratch by the recipe in the settings."""
     run.load_data()
     model = initialize(NETS[run.config["net"]](), run.seed)
-    run.train(model, run.recipe(run.config["recipe"]), "train", resume=run.unit.checkpoint)
+    run.train(model, run.recipe(run.config["recipe"]), "train", resume=run.unit.checkpoint, replay=True)
     run.stage("original", model)
 
 

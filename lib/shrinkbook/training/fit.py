@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from shrinkbook.training.data import DataSet
 from shrinkbook.training.evaluate import at_chance, evaluate
 from shrinkbook.training.precision import precision
 from shrinkbook.training.recipe import Recipe, optimiser_of, plain
+from shrinkbook.training.replay import Replay, Step
 
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -63,18 +65,12 @@ def train_step(
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 
-def train_epoch(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    stream: Iterator[tuple[Tensor, Tensor]],
-    dtype: str = "float32",
-    objective: Objective = cross_entropy,
-) -> tuple[float, float]:
+def train_epoch(model: nn.Module, stream: Iterator[tuple[Tensor, Tensor]], step: Step) -> tuple[float, float]:
     """Train on every batch of a stream. Returns (mean loss, accuracy in percent) as seen while training."""
     model.train()
     losses, right, sizes = [], [], []
     for images, labels in stream:
-        loss, correct = train_step(model, optimiser, images, labels, dtype, objective)
+        loss, correct = step(images, labels)
         losses.append(loss.float())
         right.append(correct)
         sizes.append(len(labels))
@@ -97,6 +93,7 @@ def fit(
     look: Callable[[float], None] | None = None,
     sampler: Sampler | None = None,
     notes: Callable[[], Mapping[str, float]] | None = None,
+    replay: bool = False,
 ) -> Fit:
     """Train the model in place.
 
@@ -110,6 +107,8 @@ def fit(
         sampler: composes the batches of an epoch; about as many as uniform draws give. Default: every image once.
         notes: called after the steps of an epoch; what it returns joins the epoch's row (None where not finite), and a
             resumed run has it.
+        replay: on a GPU, record a step and replay it (:class:`Replay`): only where model and objective do the same in
+            every call, draw nothing on the host and keep nothing there.
 
     Raises:
         ValueError: no training images, or a checkpoint that belongs to another run.
@@ -128,6 +127,9 @@ def fit(
     if checkpoint is not None and Path(checkpoint).exists():
         history, best = resume_training(Path(checkpoint), model, optimiser, identity)
     network = cast(nn.Module, torch.compile(model)) if recipe.compile else model
+    step: Step = partial(train_step, network, optimiser, dtype=recipe.dtype, objective=objective)
+    if replay:
+        step = Replay(step, lambda: tuple(group["lr"] for group in optimiser.param_groups))
     saved = time.monotonic()
     for epoch in range(len(history), recipe.epochs):
         if _collapsed(history, recipe, data.classes):
@@ -139,7 +141,7 @@ def fit(
         stream = _rated(batches(data, keep, recipe, seed, epoch, sampler), steps, recipe, epoch, optimiser)
         if look is not None and epoch == 0:
             stream = _looking(stream, steps, looks, look, looked)
-        loss, accuracy = train_epoch(network, optimiser, stream, recipe.dtype, objective)
+        loss, accuracy = train_epoch(network, stream, step)
         rate = optimiser.param_groups[0]["lr"]
         row: dict[str, Any] = {"epoch": epoch, "lr": rate, "loss": loss if math.isfinite(loss) else None}
         row["train_accuracy"] = accuracy

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from shrinkbook.training.batches import derived_seed
 from shrinkbook.training.checkpoint import resume_training, save_training
 from shrinkbook.training.data import IMAGENET_MEAN, IMAGENET_STD, DataError, DataSet
 from shrinkbook.training.download import resize_crop
-from shrinkbook.training.fit import Objective, cross_entropy, train_epoch
+from shrinkbook.training.fit import Objective, cross_entropy, train_epoch, train_step
 from shrinkbook.training.recipe import Recipe, optimiser_of
 
 ENDINGS = (".jpeg", ".jpg", ".png")
@@ -172,6 +173,7 @@ def fit_stream(
     steps = len(images) // recipe.batch
     if not steps:
         raise DataError(f"{len(images)} training images are fewer than a batch of {recipe.batch}")
+    step = partial(train_step, model, optimiser, dtype=recipe.dtype, objective=objective)
     identity = {"seed": seed, "images": len(images), "epochs": recipe.epochs}
     history: list[dict[str, Any]] = (
         resume_training(checkpoint, bare, optimiser, identity)[0] if checkpoint.exists() else []
@@ -187,15 +189,15 @@ def fit_stream(
         torch.manual_seed(derived_seed(seed, epoch))  # the same width vector on every rank
 
         def stream(loader: DataLoader = loader, epoch: int = epoch) -> Iterator[tuple[Tensor, Tensor]]:
-            for step, (batch, labels) in enumerate(loader):
-                over = (epoch + step / steps) / recipe.epochs
+            for number, (batch, labels) in enumerate(loader):
+                over = (epoch + number / steps) / recipe.epochs
                 rate = recipe.rate(epoch) if recipe.milestones else recipe.lr * (1 - over)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 pixels = batch.to(device, non_blocking=True, memory_format=torch.channels_last).float() / 255
                 yield lighting((pixels - mean) / std), labels.to(device, non_blocking=True)
 
-        loss, accuracy = train_epoch(model, optimiser, stream(), recipe.dtype, objective)
+        loss, accuracy = train_epoch(model, stream(), step)
         history.append(
             {"epoch": epoch, "lr": optimiser.param_groups[0]["lr"], "loss": loss, "train_accuracy": accuracy}
         )

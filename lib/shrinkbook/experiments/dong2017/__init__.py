@@ -74,8 +74,7 @@ def _digits(arms: list[str]) -> dict[str, dict[str, Any]]:
 
 
 DEPTHS = (20, 32, 56, 110)  # of the claims about depth
-EVERY_ARM = ["lccl", "pointwise", "relu", "first", "second", "hard", "after_relu", "published", "grid"]
-ARMS_OF = {(20, "cifar10"): EVERY_ARM}
+ABLATION = ["pointwise", "relu", "first", "second", "hard", "after_relu", "published", "grid"]
 
 _ALL = [
     counting("dong2017.cost", costs, seconds=2, version=3, schedule="arithmetic"),
@@ -127,12 +126,17 @@ _ALL = [
     *[
         Experiment(
             f"dong2017.resnet{depth}{suffix}", gated,
-            _cifar(depth, "paper", GATED, ARMS_OF.get((depth, data), ["lccl"]), data, **{"plain recipe": PAPER}),
-            seconds={"standard": 60.0 * depth * (9 if (depth, data) in ARMS_OF else 2)}, gpu=True,
+            _cifar(depth, "paper", GATED, ["lccl"], data, **{"plain recipe": PAPER}),
+            seconds={"standard": 120.0 * depth}, gpu=True,
         )
         for data, suffix in (("cifar10", ""), ("cifar100", "_cifar100"))
         for depth in (20, 32, 44, 56, 110, 164)
     ],
+    Experiment(
+        "dong2017.resnet20_ablation", gated,
+        _cifar(20, "paper", GATED, ABLATION, "cifar10", row="", **{"plain recipe": PAPER}),
+        parents=("dong2017.resnet20",), seconds={"standard": 9600}, gpu=True,
+    ),
     Experiment(
         "dong2017.depths", depths, {"standard": {"data": "cifar10", "schedule": "paper"}},
         parents=tuple(f"dong2017.resnet{depth}" for depth in DEPTHS), seconds={"standard": 1}, gpu=True,

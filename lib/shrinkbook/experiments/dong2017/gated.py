@@ -66,7 +66,7 @@ def gated(run: Context) -> None:
         model, settings = started(run.config["net"], name, run.seed), run.config["recipe"]
         if name == "baseline":
             settings = run.config.get("plain recipe", settings)
-        run.train(model, run.recipe(settings), name, resume=run.unit.part(name))
+        run.train(model, run.recipe(settings), name, resume=run.unit.part(name), replay=True)
         found[name] = run.stage(name, model)
         run.progress(f"{name}: {found[name]:.2f} %")
         if name in run.collapsed or at_chance(found[name], data.classes):

@@ -191,7 +191,7 @@ class Trained:
         seed = self.run.seed if seed is None else seed
         model = initialize(self.space.network(widths).to_empty(device="cpu"), seed)
         recipe = self.run.recipe(self.run.config["final"])
-        self.run.train(model, recipe, label, resume=self.run.unit.part(label), seed=seed)
+        self.run.train(model, recipe, label, resume=self.run.unit.part(label), seed=seed, replay=True)
         return self.run.stage(label, model)
 
 
