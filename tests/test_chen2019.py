@@ -11,8 +11,9 @@ from conftest import paths_of
 from shrinkbook import nets
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
-from shrinkbook.experiments import catalogue, chen2019, loop
+from shrinkbook.experiments import catalogue, loop
 from shrinkbook.experiments.chen2019 import arms, images, look
+from shrinkbook.experiments.chen2019 import tables as pages
 from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.measure.cost import cost
 from shrinkbook.measure.operations import operations
@@ -65,7 +66,7 @@ def test_every_row_of_the_ablation_ran_and_the_best_is_only_named(digits) -> Non
         curve = [row["test_accuracy"] for row in history if row["phase"] == name]
         assert len(curve) == 2
         assert found["accuracy"][name] == curve[-1] and found["best_on_test"][name] == max(curve)
-    assert len(chen2019.ablation_table([digits["digits_dafl"]])) == 8
+    assert len(pages.ablation_table([digits["digits_dafl"]])) == 8
 
 
 def test_the_two_students_with_data_descend_their_own_losses(digits) -> None:
@@ -115,23 +116,23 @@ def test_students_of_a_seed_start_alike_and_repeat_no_number_of_the_teacher() ->
 
 def test_pictures_and_tables(digits) -> None:
     run = digits["digits_dafl"]
-    assert len(chen2019.generated_picture(run).axes) == 40
-    assert len(chen2019.filters_picture(run).axes) == 16
-    for draw in (chen2019.accuracy_picture, chen2019.loss_picture, chen2019.seeds_picture):
+    assert len(pages.generated_picture(run).axes) == 40
+    assert len(pages.filters_picture(run).axes) == 16
+    for draw in (pages.accuracy_picture, pages.loss_picture, pages.seeds_picture):
         assert draw([run, run]).axes
-    entropy = chen2019.combinations_picture([run], "mean_entropy")
+    entropy = pages.combinations_picture([run], "mean_entropy")
     drawn = {line.get_label(): line.get_ydata()[-1] for axis in entropy.axes for line in axis.lines}
     assert drawn == pytest.approx({name: run["measurements"]["entropy"][name] for name in drawn})
     assert set(drawn) == set(arms.ABLATION) - {"noise"}
     shorter = {**run, "history": [row for row in run["history"] if (row["phase"], row["epoch"]) != ("dafl", 1)]}
-    (line,) = [x for x in chen2019.accuracy_picture([run, shorter]).axes[0].lines if x.get_label() == "dafl"]
+    (line,) = [x for x in pages.accuracy_picture([run, shorter]).axes[0].lines if x.get_label() == "dafl"]
     assert line.get_ydata()[-1] == run["measurements"]["accuracy"]["dafl"]  # of the run that did not stop
     filters = run["measurements"]["filters"]
     diverged = {**run, "measurements": {**run["measurements"], "filters": {**filters, "dafl": None}}}
-    likeness = chen2019.filters_table([run, diverged], [digits["digits"]])
+    likeness = pages.filters_table([run, diverged], [digits["digits"]])
     assert likeness.loc["dafl", "lowest"] == likeness.loc["dafl", "mean cosine"] == round(filters["dafl"], 3)
     assert list(likeness.index)[-2:] == ["back-propagation", "distillation"]
-    table = chen2019.arms_table([run])
+    table = pages.arms_table([run])
     assert table.loc["dafl", "last"] == round(run["measurements"]["accuracy"]["dafl"], 2)
     assert table.loc["teacher"].isna()["best on test"]
 

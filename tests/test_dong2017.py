@@ -7,10 +7,11 @@ import torch
 from conftest import SmallCifar, paths_of
 from torch import nn
 
-from shrinkbook.evidence import claims, report, tables, verdicts
+from shrinkbook.evidence import claims, report, samples, verdicts
 from shrinkbook.evidence.statistics import agree
 from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, dong2017
+from shrinkbook.experiments.dong2017 import tables as pages
 from shrinkbook.experiments.dong2017.gated import ARMS, cells, data_sets, depths, exactness, started, zero_maps
 from shrinkbook.experiments.dong2017.gated import gated as gated_experiment
 from shrinkbook.experiments.dong2017.skip import break_even
@@ -68,7 +69,7 @@ def test_arms_start_alike_and_gates_are_counted_layer_by_layer(digits) -> None:
     measured = digits["measurements"]
     assert measured["saving"]["above_20"] == pytest.approx(100 * arms["lccl"]["removed"] - 20)
     assert measured["sparsity"] == {"bn_relu": arms["lccl"]["zeros"], "relu": arms["relu"]["zeros"]}
-    table = dong2017.arms_table([digits])
+    table = pages.arms_table([digits])
     assert table.loc["lccl", "saved of gated layers, %"] != table.loc["lccl", "saved, %"]
     assert table.loc["pointwise", "as the authors count, %"] == ""  # their formula asserts one map
 
@@ -105,7 +106,7 @@ def test_zero_maps_show_images_and_three_gates(digits) -> None:
     assert len(maps["images"]) == 6 and len(maps) == 4
     first = torch.tensor(maps["layer1.0.conv1"])
     assert first.shape == (6, 8, 8) and set(first.unique().tolist()) <= {0, 1}
-    drawn = dong2017.maps_picture(digits).axes
+    drawn = pages.maps_picture(digits).axes
     shown = [torch.tensor(axis.images[0].get_array()) for axis in (drawn[0], drawn[6])]
     painted = (shown[0] != shown[1]).any(2).int()  # below the image, where the first gate is closed and only there
     assert torch.equal(painted, first[0])
@@ -141,12 +142,12 @@ def test_a_child_adds_its_arm_to_the_parents(digits, scratch) -> None:
 
 
 def test_accuracy_is_drawn_against_saving_beside_the_printed_rows(digits) -> None:
-    (alone,) = dong2017.frontier_picture([digits], CIFAR).axes
+    (alone,) = pages.frontier_picture([digits], CIFAR).axes
     assert [line.get_label() for line in alone.lines] == ["baseline", *digits["config"]["arms"]]
     saved = 100 * digits["measurements"]["arms"]["lccl"]["removed"]
     assert list(alone.lines[1].get_xdata()) == [saved] and list(alone.lines[0].get_xdata()) == [0]
     named = {**digits, "config": {**digits["config"], "data": "cifar10"}}
-    _, printed = dong2017.frontier_picture([named], CIFAR).axes
+    _, printed = pages.frontier_picture([named], CIFAR).axes
     points = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in printed.lines}
     assert points["ResNet-110, printed"] == (0, 34.2, 93.63, 93.44)
     assert not any("ResNet-44" in label for label in points)  # nothing printed, nothing drawn
@@ -248,30 +249,31 @@ def test_gates_that_diverged_cost_the_run_its_verdicts_not_its_numbers(scratch) 
 
 
 @pytest.fixture
-def at_chance(small_cifar: SmallCifar, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """All arms of ResNet-20 (a shallow one) on noise, at a rate of 0: none learns, gates close as they are drawn."""
+def at_chance(small_cifar: SmallCifar, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """ResNet-20 (a shallow one) and its ablation on noise, at a rate of 0: none learns, gates close as drawn."""
     monkeypatch.setitem(NETS, "pre-activation ResNet-20", partial(PreactResNet, (1, 1, 1), (16, 32, 64)))
     still = {"recipe": NO_STEPS, "plain recipe": NO_STEPS, "exact_images": 1}
-    return small_cifar("dong2017.resnet20", {"dong2017.resnet20": still})
+    names = ("dong2017.resnet20", "dong2017.resnet20_ablation")
+    return [small_cifar(name, dict.fromkeys(names[: 1 + place], still)) for place, name in enumerate(names)]
 
 
 @pytest.mark.parametrize("plain", [None, 92.0], ids=["plain network at chance", "plain network learnt"])
-def test_five_collapsed_runs_reproduce_nothing(at_chance: dict, plain: float | None) -> None:
+def test_five_collapsed_runs_reproduce_nothing(at_chance: list[dict], plain: float | None) -> None:
     """Left in, gates at 50 % zeros would save what the paper says, and arms at chance would lose nothing."""
-    measured = at_chance["measurements"]
-    assert at_chance["status"] == "collapsed"
-    assert set(measured["accuracy"]) == {"baseline", *ARMS}
-    assert measured["learnt"] == measured["arms"] == {} and not {"saving", "sparsity", "exact"} & measured.keys()
-    assert {column for row in at_chance["cells"]["cifar10"].values() for column in row} == {"accuracy"}
-    assert {column for row in at_chance["cells"]["kernels"].values() for column in row} == {"accuracy"}
-    run = {**at_chance, "config": {**at_chance["config"], "schedule": "paper"}}
-    measured = measured | {"accuracy": dict.fromkeys(measured["accuracy"], 10.0)}  # on ten classes; on noise it varies
-    run["measurements"] = measured
-    if plain:
-        extra = {"accuracy": {**measured["accuracy"], "baseline": plain}, "learnt": {"baseline": plain}}
-        rows = {**run["cells"]["cifar10"], "ResNet-20": {"accuracy": plain}}
-        run |= {"measurements": {**measured, **extra}, "cells": {**run["cells"], "cifar10": rows}}
-    runs = [{**run, "seed": seed, "run_id": f"{seed:016d}"} for seed in range(5)]
+    assert [set(run["measurements"]["accuracy"]) for run in at_chance] == [{"baseline", "lccl"}, {"baseline", *ARMS}]
+    runs = []
+    for one in at_chance:
+        measured = one["measurements"]
+        assert one["status"] == "collapsed"
+        assert measured["learnt"] == measured["arms"] == {} and not {"saving", "sparsity", "exact"} & measured.keys()
+        assert {column for table in one["cells"].values() for row in table.values() for column in row} == {"accuracy"}
+        measured = measured | {"accuracy": dict.fromkeys(measured["accuracy"], 10.0)}  # on ten classes; noise varies
+        run = {**one, "config": {**one["config"], "schedule": "paper"}, "measurements": measured}
+        if plain:
+            extra = {"accuracy": {**measured["accuracy"], "baseline": plain}, "learnt": {"baseline": plain}}
+            rows = {**run["cells"].get("cifar10", {}), "ResNet-20": {"accuracy": plain}}
+            run |= {"measurements": {**measured, **extra}, "cells": {**run["cells"], "cifar10": rows}}
+        runs += [{**run, "seed": seed, "run_id": f"{seed:016d}"} for seed in range(5)]
     words = {verdict["claim"]: verdict["verdict"] for verdict in verdicts.judge_paper(PAPER, runs, "standard")}
     judged = {name.removeprefix("dong2017."): word for name, word in words.items() if word != "not attempted"}
     assert {"1d", "1e", "2", "3a", "3b", "4a", "4b", "8a", "8b"} <= judged.keys()
@@ -289,19 +291,19 @@ def older(run: dict, **accuracy: float) -> dict:
 
 def test_arms_of_older_collapsed_runs_are_shown_without_a_saving(digits) -> None:
     run = older(digits, lccl=10.0)
-    table = dong2017.arms_table([run])
+    table = pages.arms_table([run])
     assert table.loc["lccl", ["accuracy", "not trained", "saved, %", "zeros, %"]].tolist() == [
         "10", "1 of 1 collapsed", "—", "—"
     ]  # fmt: skip
     assert table.loc["relu", "not trained"] == "" and float(table.loc["relu", "saved, %"])
     assert table.loc["relu", ["gates closed", "gates without gradient"]].tolist() == ["1", ""]
-    both = dong2017.arms_table([run, {**digits, "seed": 1}])
+    both = pages.arms_table([run, {**digits, "seed": 1}])
     assert both.loc["lccl", "not trained"] == "1 of 2 collapsed"
-    assert both.loc["lccl", "saved, %"] == dong2017.arms_table([digits]).loc["lccl", "saved, %"]  # of the one that did
-    points = {line.get_label(): len(line.get_xdata()) for line in dong2017.frontier_picture([run], CIFAR).axes[0].lines}
+    assert both.loc["lccl", "saved, %"] == pages.arms_table([digits]).loc["lccl", "saved, %"]  # of the one that did
+    points = {line.get_label(): len(line.get_xdata()) for line in pages.frontier_picture([run], CIFAR).axes[0].lines}
     assert points == {"baseline": 1, "lccl (1 of 1 collapsed)": 0, "pointwise": 1, "relu": 1}
     assert list(dong2017.counted(run)) == ["pointwise", "relu"]
-    assert dong2017.exact_table([run]).loc[0, "network"] == "collapsed"
+    assert pages.exact_table([run]).loc[0, "network"] == "collapsed"
 
 
 def test_a_child_takes_nothing_of_a_collapsed_parents_gates(digits, scratch) -> None:
@@ -319,13 +321,13 @@ def test_a_diverged_arm_is_named_where_its_numbers_would_stand(digits) -> None:
     arms = {name: arm for name, arm in measured["arms"].items() if name != "lccl"}
     measured |= {"arms": arms, "diverged": {"lccl": "layer layer1.0.conv1: the gate holds NaN"}}
     run = {**digits, "seed": 7, "status": "collapsed", "measurements": measured}
-    table = dong2017.exact_table([digits, run])
+    table = pages.exact_table([digits, run])
     assert table.loc[7, ["difference", "miscount", "network"]].tolist() == ["—", "—", "diverged"]
     assert table.loc[0, "network"] == "trained" and table.loc[0, "difference"] >= 0 == table.loc[0, "miscount"]
-    arms = dong2017.arms_table([digits, run])
+    arms = pages.arms_table([digits, run])
     assert arms.loc["lccl", "not trained"] == "1 of 2 diverged"
     assert "lccl (1 of 2 diverged)" in [
-        line.get_label() for line in dong2017.frontier_picture([digits, run], CIFAR).axes[0].lines
+        line.get_label() for line in pages.frontier_picture([digits, run], CIFAR).axes[0].lines
     ]
 
 
@@ -357,8 +359,8 @@ def test_the_tables_on_cifar_show_trained_networks_and_no_arithmetic(scratch) ->
 def test_chance_is_where_training_finds_it() -> None:
     for data, classes in (("digits", 10), ("cifar10", 10), ("cifar100", 100), ("imagenet", 1000)):
         for accuracy in (100 / classes, 150 / classes, 151 / classes):
-            assert tables.at_chance({"config": {"data": data}}, accuracy) == evaluate.at_chance(accuracy, classes)
-    assert {name: layout.classes for name, layout in STORED.items() if layout.classes != 10} == tables.CLASSES
+            assert samples.at_chance({"config": {"data": data}}, accuracy) == evaluate.at_chance(accuracy, classes)
+    assert {name: layout.classes for name, layout in STORED.items() if layout.classes != 10} == samples.CLASSES
 
 
 def test_skipping_is_timed_against_both_dense_forms(scratch) -> None:
@@ -374,10 +376,10 @@ def test_skipping_is_timed_against_both_dense_forms(scratch) -> None:
     assert skip["pointwise"] == pytest.approx(dense / seconds["1x1xCxT"])
     assert skip["measured"] == pytest.approx(100 * (1 - seconds["kxkxCx1"] / dense))
     assert skip["theoretical"] == pytest.approx(100 * (0.6 - 1 / 64))
-    assert len(dong2017.even_picture([run]).axes[0].patches) == 2
+    assert len(pages.even_picture([run]).axes[0].patches) == 2
     assert list(run["measurements"]["break_even"]) == ["64x4x4", "8x6x6"]
-    assert len(dong2017.skip_table([run])) == 4
-    assert len(dong2017.speed_picture([run, run]).axes) == 2
+    assert len(pages.skip_table([run])) == 4
+    assert len(pages.speed_picture([run, run]).axes) == 2
     for claim in ("5a", "5b", "5c", "5d"):
         assert verdicts.judge(PAPER.claim(f"dong2017.{claim}"), PAPER, [run], "quick")["ours"] is not None
 
@@ -393,12 +395,12 @@ def test_the_goal_is_judged_shape_by_shape_by_the_medians() -> None:
         ]  # fmt: skip
         return {"measurements": {"points": points}}
 
-    text = dong2017.goal_text([run(1.2, 1.5, 3, 3), run(1.3, 1.9, 3, 3), run(1.9, 1.6, 3, 3)])
+    text = pages.goal_text([run(1.2, 1.5, 3, 3), run(1.3, 1.9, 3, 3), run(1.9, 1.6, 3, 3)])
     assert text == (
         "The goal, 1.5 times at 60 % zeros from 64 channels on, is reached on 128 x 16 x 16 (1.60) and missed on "
         "64 x 8 x 8 (1.30)."
     )
-    assert dong2017.goal_text([run(2, 2, 1, 1)]).endswith("is reached on 64 x 8 x 8 (2.00), 128 x 16 x 16 (2.00).")
+    assert pages.goal_text([run(2, 2, 1, 1)]).endswith("is reached on 64 x 8 x 8 (2.00), 128 x 16 x 16 (2.00).")
 
 
 def test_break_even_is_interpolated() -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from shrinkbook.evidence import store
 from shrinkbook.experiments import catalogue, head_to_head, run
 from shrinkbook.experiments.head_to_head import accounting, forms, train
+from shrinkbook.experiments.head_to_head import tables as pages
 from shrinkbook.experiments.head_to_head.arms import HALF, QUARTER, arms
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.phone.subjects import named
@@ -241,7 +242,7 @@ def test_a_network_that_diverged_has_no_file_and_does_not_stop_the_others(few: A
     assert rows["lccl both"]["zeros"] is None
     assert rows["thin 50"]["bytes"] and found["status"] == "finished"
     found["measurements"]["arms"] = digits["measurements"]["arms"] | rows
-    table = head_to_head.arms_table([found])
+    table = pages.arms_table([found])
     assert table.loc["pruned 50", "bytes, %"] == "" and "at chance" in table.loc["pruned 50", "accuracy, %"]
     json.dumps(found, allow_nan=False)
 
@@ -287,9 +288,9 @@ def test_every_form_is_timed_against_the_original(digits: dict[str, Any]) -> Non
     assert found["original"]["ratio"] == 1 and found["tuned"] == found["original"]
     assert found["pruned 50"] == found["thin 50"] == found["congruent 50"] != found["pruned 25"]
     assert all(0 < one["low"] <= one["ratio"] <= one["high"] for one in found.values())
-    table = head_to_head.arms_table([digits], [{"measurements": timing.measurements}])
+    table = pages.arms_table([digits], [{"measurements": timing.measurements}])
     assert "dense" in table.loc["lccl both", "time, %"] and table.loc["original", "time, %"] == "100"
-    picture = head_to_head.frontier_picture([digits, digits], [{"measurements": timing.measurements}])
+    picture = pages.frontier_picture([digits, digits], [{"measurements": timing.measurements}])
     assert len(picture.axes) == 3
 
 
@@ -300,21 +301,21 @@ def test_tables_show_means_with_intervals_and_pairs(digits: dict[str, Any]) -> N
         rows["pruned 50"]["accuracy"] = 80 + 2 * number
         for name, gap in gaps.items():
             rows[name]["accuracy"] = rows["pruned 50"]["accuracy"] + gap[number]
-    table = head_to_head.arms_table([one, other])
+    table = pages.arms_table([one, other])
     half = 6.3138 * math.sqrt(2) / math.sqrt(2)  # t of one degree of freedom at 95 %, times sd over root n
     assert table.loc["pruned 50", "accuracy, %"] == f"81.00 ({81 - half:.2f} to {81 + half:.2f})"
     assert not set(table.index) & {name for name in rows if "+" in name}
-    order = head_to_head.order_table([one, other]).loc["50 % of the maps"]
+    order = pages.order_table([one, other]).loc["50 % of the maps"]
     against = order["against filter pruning, points"]
     assert against["Tucker-2"] == f"+1.00 ({1 - half:+.2f} to {1 + half:+.2f})"
     assert against["thin network, trained plainly"] == "-3.00 (-3.00 to -3.00)" and not against["filter pruning"]
     words = order["interval"]
     assert (words["Tucker-2"], words["thin network, trained plainly"]) == ("holds 0", "below 0")
-    pairs = head_to_head.combinations_table([one, other])
+    pairs = pages.combinations_table([one, other])
     assert list(pairs.loc["pruned+clustered 50"].index) == ["pruned+clustered 50", "pruned 50", "clustered C64"]
-    groups = len(head_to_head.combinations_picture([one, other]).axes[0].get_xticks())
-    assert groups == len(head_to_head.arms_table([digits], combined=True)) == 5
-    assert list(head_to_head.runs_table([digits])["run file"]) == [digits["run_id"]]
+    groups = len(pages.combinations_picture([one, other]).axes[0].get_xticks())
+    assert groups == len(pages.arms_table([digits], combined=True)) == 5
+    assert list(pages.runs_table([digits])["run file"]) == [digits["run_id"]]
 
 
 def test_sentences_are_computed_from_the_runs(digits: dict[str, Any]) -> None:
@@ -323,12 +324,12 @@ def test_sentences_are_computed_from_the_runs(digits: dict[str, Any]) -> None:
         rows = run_["measurements"]["arms"]
         rows["tucker 25"]["accuracy"] = rows["pruned 25"]["accuracy"] - 7.5
         rows["searched 50"]["accuracy"] = rows["thin 50"]["accuracy"] + 3
-    text = head_to_head.seen([digits, other])
+    text = pages.seen([digits, other])
     assert "against filter pruning" in text and "Tucker-2 -7.50 (-7.50 to -7.50) points, below 0" in text
     assert "MetaPruning +3.00 (+3.00 to +3.00) points, above 0" in text
     trained = [f"{method} {left}" for method in ("pruned", "clustered", "tucker") for left in (50, 25)]
     lowest = min(digits["measurements"]["arms"][name]["accuracy"] for name in trained)
-    assert head_to_head.upper_part([digits]) == lowest
+    assert pages.upper_part([digits]) == lowest
 
 
 def test_a_combination_stands_beside_the_arm_that_is_its_first_step(digits: dict[str, Any]) -> None:
@@ -342,11 +343,11 @@ def test_a_combination_stands_beside_the_arm_that_is_its_first_step(digits: dict
         rows = run_["measurements"]["arms"]
         rows["pruned+tucker 25"]["accuracy"] = 40 + number
         rows["pruned 50"]["accuracy"], rows["pruned 25"]["accuracy"] = 70 + number, 35 + number
-    steps, budget = head_to_head.seen([digits, other]).splitlines()[-2:]
+    steps, budget = pages.seen([digits, other]).splitlines()[-2:]
     both = "pruned, then Tucker-2 (25 %)"
     assert steps.startswith("* Each combination against its first step alone") and f"{both} -30.00 (" in steps
     assert "at the budget of both" in budget and f"{both} +5.00 (" in budget and "clustered" not in budget
-    pairs = head_to_head.combinations_table([digits, other]).loc["pruned+tucker 25"]
+    pairs = pages.combinations_table([digits, other]).loc["pruned+tucker 25"]
     assert list(pairs.index) == ["pruned+tucker 25", "pruned 50", "tucker 25", "pruned 25"]
     assert pairs.loc["pruned 50"].iloc[-1].startswith("-30.00") and pairs.loc["pruned 25"].iloc[-1].startswith("+5.00")
 
@@ -358,11 +359,11 @@ def test_unsteady_times_take_no_part_in_the_mean_and_are_counted(digits: dict[st
         return {"measurements": {"latency": dict.fromkeys(every, row)}}
 
     steady, wild = timing(0.8, 1.0), timing(3.0, 1.01)
-    column = head_to_head.arms_table([digits], [steady, steady, wild])["time, %"]
+    column = pages.arms_table([digits], [steady, steady, wild])["time, %"]
     assert column["pruned 50"] == "80, 1 unsteady" and column["lccl both"] == "80, 1 unsteady (dense 80, 1 unsteady)"
-    assert head_to_head.arms_table([digits], [steady])["time, %"]["pruned 50"] == "80"
-    assert head_to_head.arms_table([digits], [wild])["time, %"]["pruned 50"] == "1 unsteady"
-    panels = head_to_head.frontier_picture([digits, digits], [steady, wild]).axes
+    assert pages.arms_table([digits], [steady])["time, %"]["pruned 50"] == "80"
+    assert pages.arms_table([digits], [wild])["time, %"]["pruned 50"] == "1 unsteady"
+    panels = pages.frontier_picture([digits, digits], [steady, wild]).axes
     assert {x for line in panels[2].lines for x in line.get_xdata()} <= {80.0} and len(panels) == 3
 
 
@@ -370,7 +371,7 @@ def test_times_of_a_phone_get_a_column_by_shape(digits: dict[str, Any]) -> None:
     row = {"precision": "fp32", "ratio": {"median": 1.6}, "model": "pruned 50"}
     slow = [{**row, "precision": "fp16"}, {**row, "model": "tucker 50", "ratio": None}]
     phone_run = {"measurements": {"rows": [row, *slow]}}
-    column = head_to_head.arms_table([digits], phone=phone_run)["phone's time, %"]
+    column = pages.arms_table([digits], phone=phone_run)["phone's time, %"]
     assert {name for name, value in column.items() if value == "62"} == {
         "pruned 50", "thin 50", "congruent 50", "dafl 50"
     }  # fmt: skip

@@ -9,6 +9,7 @@ from conftest import SmallCifar
 from shrinkbook.evidence import claims, store, verdicts
 from shrinkbook.experiments import catalogue, kim2016
 from shrinkbook.experiments.kim2016 import ranks, timing
+from shrinkbook.experiments.kim2016 import tables as pages
 from shrinkbook.experiments.kim2016.cost import compressed
 from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.experiments.steps import layer_inputs
@@ -72,9 +73,9 @@ def test_layers_times_every_factor(scratch) -> None:
     assert list(layers) == list(kim2016.printed_ranks("AlexNet"))
     assert set(layers["conv2"]) == {"original", "compressed", "first", "core", "last", "mac_ratio"}
     assert all(value > 0 for row in layers.values() for value in row.values())
-    here = kim2016.host_layer_columns(run)
+    here = pages.host_layer_columns(run)
     assert set(here.index) <= {cell.row for cell in PAPER.tables["table2"].cells} and "conv2*" in here.index
-    table = kim2016.layer_table(run)
+    table = pages.layer_table(run)
     assert list(table.index) == [*layers, "sum"] and table["time ratio"].notna().all()
     rates = run["measurements"]["percent_of_peak"]
     assert len(rates["core"]) == 5 and len(rates["1x1"]) == 4 * 2 + 1  # convolutions only; conv1 has one factor more
@@ -85,9 +86,9 @@ def test_layers_times_every_factor(scratch) -> None:
         assert verdicts.judge(PAPER.claim(f"kim2016.{claim}"), PAPER, [run], "standard")["ours"] is not None
     assert run["measurements"]["unsteady"] == []
     run["measurements"]["unsteady"] = ["compressed conv2", "compressed conv3.core"]
-    ratios = kim2016.layer_table(run)["time ratio"]
+    ratios = pages.layer_table(run)["time ratio"]
     assert set(ratios.index[ratios == "unsteady"]) == {"conv2", "sum"}
-    changes = kim2016.host_layer_columns(run)["this machine, ms"]
+    changes = pages.host_layer_columns(run)["this machine, ms"]
     assert changes["conv2 change"] == "unsteady" and changes["conv3 change"].startswith("x")
 
 
@@ -115,14 +116,14 @@ def test_whole_network_takes_each_at_its_fastest(scratch, monkeypatch: pytest.Mo
     gap = run["measurements"]["gaps"]["faster_but_less_than_mac"]
     assert gap == pytest.approx(min(ratio["mac"] - ratio["measured"], ratio["measured"] - 1))
     assert verdicts.judge(PAPER.claim("kim2016.6a"), PAPER, [run], "standard")["ours"] is not None
-    here = kim2016.host_columns({"AlexNet": {1: [run]}, "VGG-S": {1: []}})
+    here = pages.host_columns({"AlexNet": {1: [run]}, "VGG-S": {1: []}})
     assert list(here.index) == ["AlexNet", "AlexNet*", "AlexNet change"]
-    table = kim2016.speed_table({"AlexNet": {1: [run, run], 32: []}})
+    table = pages.speed_table({"AlexNet": {1: [run, run], 32: []}})
     row = table.loc["AlexNet", 1, "printed"]
     assert row["time ratio"] == round(ratio["measured"], 2) and (row["runs"], row["unsteady runs"]) == (2, 0)
     power = run["measurements"]["power"]
     assert (power["watt"]["original"] is None) == bool(power["reason"])
-    assert kim2016.power_table({"AlexNet": {1: [run]}}).loc["AlexNet", "why not"] == power["reason"]
+    assert pages.power_table({"AlexNet": {1: [run]}}).loc["AlexNet", "why not"] == power["reason"]
 
 
 def test_unsteady_times_have_no_ratio_in_any_table() -> None:
@@ -138,13 +139,13 @@ def test_unsteady_times_have_no_ratio_in_any_table() -> None:
 
     steady, wild = run(2.0, 2.0), run(8.0, 2.01)
     mixed, lost = ({"AlexNet": {1: found, 32: []}} for found in ([steady, wild, wild], [wild]))
-    row = kim2016.speed_table(mixed).loc["AlexNet", 1, "printed"]
+    row = pages.speed_table(mixed).loc["AlexNet", 1, "printed"]
     assert (row["time ratio"], row["realised"], row["unsteady runs"]) == (2.0, "0.50 (0.50 to 0.50)", 2)
-    row = kim2016.speed_table(lost).loc["AlexNet", 1, "printed"]
+    row = pages.speed_table(lost).loc["AlexNet", 1, "printed"]
     assert (row["MAC ratio"], row["time ratio"], row["realised"]) == (4.0, "unsteady", "unsteady")
-    changes = [kim2016.host_columns(one).loc["AlexNet change", "this machine, ms"] for one in (mixed, lost)]
+    changes = [pages.host_columns(one).loc["AlexNet change", "this machine, ms"] for one in (mixed, lost)]
     assert changes == ["x2.00", "unsteady"]
-    power = kim2016.power_table(lost).loc["AlexNet"]  # as an earlier version stored it: without power
+    power = pages.power_table(lost).loc["AlexNet"]  # as an earlier version stored it: without power
     assert power["original"] == "" and power["why not"] == "told so"
 
 
@@ -232,14 +233,14 @@ def test_shares_and_trend_are_of_the_estimates_whatever_became_of_the_layer() ->
     found = ranks.rank_shares(tucker.Report((*rows, out)))
     assert found["share"] == [25, 0, 50, 93.75, 100, 12.5, 12.5]
     assert (found["depth"], found["input_share"]) == ([1, 2, 3], [0, 93.75, 12.5])
-    table = kim2016.ranks_table({"seed 0": {"measurements": {"ranks": found}}})["seed 0"]
+    table = pages.ranks_table({"seed 0": {"measurements": {"ranks": found}}})["seed 0"]
     assert dict(table) == {
         "a": "[4] of [16]", "b": "[0, 8] of [16, 16], used [1, 8]", "c": "[15, 16] of [16, 16], left whole",
         "d": "[2, 2] of [16, 16]",
     }  # fmt: skip
     del found["layers"]["d"]["estimated"]  # as an earlier version stored it
     other = {"measurements": {"ranks": {"layers": {"e": {"rank": [3], "full": [9]}}}}}
-    table = kim2016.ranks_table({"seed 0": {"measurements": {"ranks": found}}, "seed 1": other})
+    table = pages.ranks_table({"seed 0": {"measurements": {"ranks": found}}, "seed 1": other})
     assert table.loc["d", "seed 0"] == "[2, 2] of [16, 16]" and list(table.loc["e"]) == ["", "[3] of [9]"]
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
-from shrinkbook.experiments import catalogue, liu2019, phone, profiles, steps
+from shrinkbook.experiments import catalogue, phone, profiles, steps
 from shrinkbook.experiments.liu2019 import controls, cost, imagenet, latency, printed, spaces
+from shrinkbook.experiments.liu2019 import tables as pages
 from shrinkbook.experiments.liu2019.spread import spreading
 from shrinkbook.experiments.run import Context, ensure, unit
 from shrinkbook.measure.cost import cost as cost_of
@@ -116,11 +117,11 @@ def test_the_premise_is_spread_against_seeds(digits) -> None:
 
 
 def test_pictures_and_tables(digits) -> None:
-    for draw in (liu2019.proxy_picture, liu2019.progress_picture, liu2019.widths_picture, liu2019.ranks_picture):
+    for draw in (pages.proxy_picture, pages.progress_picture, pages.widths_picture, pages.ranks_picture):
         assert draw([digits, digits]).axes
-    names = [label.get_text() for label in liu2019.widths_picture([digits], "mid").axes[0].get_xticklabels()]
+    names = [label.get_text() for label in pages.widths_picture([digits], "mid").axes[0].get_xticklabels()]
     assert names == ["mid_1", "mid_2", "mid_3"]
-    assert list(liu2019.budgets_table([digits]).index) == ["mac 0.375", "mac 0.625"]
+    assert list(pages.budgets_table([digits]).index) == ["mac 0.375", "mac 0.625"]
 
 
 def test_numbers_of_the_generators() -> None:
@@ -337,7 +338,7 @@ def test_the_search_on_a_devices_table_runs_to_its_end(small_cifar: SmallCifar) 
     assert set(found["search"]) == {"mac 0.5", "latency 0.5"} and found["table"].startswith("No phone: 31 networks")
     one = found["search"]["latency 0.5"]
     assert one["cost"] <= one["budget"] < 1 and one["control"]["ratio"] in spaces.QUARTERS
-    table = liu2019.budgets_table([run])
+    table = pages.budgets_table([run])
     assert table.loc["latency 0.5", "budget, ms"] == pytest.approx(1000 * one["budget"], abs=0.01)
     assert np.isnan(table.loc["latency 0.5", "budget, MAC"]) and np.isnan(table.loc["mac 0.5", "budget, ms"])
     assert "latency_over_mac" in found["gaps"]

@@ -13,6 +13,7 @@ from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, peng2019
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.peng2019 import BENCHMARK, kernels, students
+from shrinkbook.experiments.peng2019 import tables as pages
 from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.methods.congruent_distillation import with_features
 from shrinkbook.nets import VGG
@@ -220,14 +221,14 @@ def test_similarity_maps_are_sorted_by_class() -> None:
 
 def test_tables_and_figures_are_drawn_from_runs(digits, by_sampler) -> None:
     runs = [digits, digits]
-    table = peng2019.arms_table(runs)
+    table = pages.arms_table(runs)
     assert list(table.index) == list(peng2019.tables.NAMES.values())
     assert table.loc["distillation (KD)", "accuracy, %"] == round(digits["measurements"]["accuracy"]["kd"], 3)
     assert table.loc["KD + CC, naive MMD", "beta, seed by seed"].count(",") == 1
-    gains = peng2019.samplers_table([by_sampler])
+    gains = pages.samplers_table([by_sampler])
     assert list(gains.index) == ["uniform", *by_sampler["config"]["samplers"]]
-    assert len(peng2019.losses_picture(runs).axes) == 2
-    assert len(peng2019.similarity_picture(digits).axes) == 4  # three maps and a scale
-    assert len(peng2019.beta_picture(runs).axes) == 4
-    assert len(peng2019.order_picture(runs).axes) == 2
-    assert peng2019.series_error().tolist() == pytest.approx([0.191, 0.047, 0.009, 0.0014, 0.0002], rel=0.06, abs=5e-5)
+    assert len(pages.losses_picture(runs).axes) == 2
+    assert len(pages.similarity_picture(digits).axes) == 4  # three maps and a scale
+    assert len(pages.beta_picture(runs).axes) == 4
+    assert len(pages.order_picture(runs).axes) == 2
+    assert pages.series_error().tolist() == pytest.approx([0.191, 0.047, 0.009, 0.0014, 0.0002], rel=0.06, abs=5e-5)

@@ -18,6 +18,7 @@ from shrinkbook import cli, notebooks
 from shrinkbook.evidence import claims, store
 from shrinkbook.experiments import catalogue, phone, run, work
 from shrinkbook.experiments.networks import NETS
+from shrinkbook.experiments.phone import tables as pages
 from shrinkbook.experiments.phone.subjects import named
 from shrinkbook.measure import conditions, host, wheel_runner
 from shrinkbook.measure.adb import Adb
@@ -123,7 +124,7 @@ def test_no_ratio_is_claimed_of_blocks_far_apart() -> None:
     assert (small["ratio"], small["realised"]) == (None, None) and base["ratio"]["median"] == 1.0
     assert small["doubt"] == "blocks of small over 50 % apart"
     stored = {**small, "doubt": "", "ratio": {"median": 2.0, "low": 1.9, "high": 2.1}, "realised": 0.7}
-    table = phone.comparison([{"measurements": {"rows": [base, stored]}}]).reset_index()
+    table = pages.comparison([{"measurements": {"rows": [base, stored]}}]).reset_index()
     assert list(table["times faster"]) == ["", "blocks of small over 50 % apart"] and table["saving realised"][1] == ""
 
 
@@ -141,7 +142,7 @@ def test_no_ratio_is_claimed_of_unsteady_times() -> None:
     base, small = measure(device, told_subjects(), Policy(blocks=2), say=lambda text: None)
     assert (small["ratio"], small["realised"], small["doubt"]) == (None, None, "unsteady times of small")
     assert base["doubt"] == "" and base["ratio"]["median"] == 1.0
-    table = phone.comparison([{"measurements": {"rows": [base, small]}}]).reset_index()
+    table = pages.comparison([{"measurements": {"rows": [base, small]}}]).reset_index()
     assert list(table["times faster"]) == ["", "unsteady times of small"]
 
 
@@ -274,10 +275,10 @@ def test_host_and_plain_torch_give_the_same_row(tmp_path: Path) -> None:
     assert (row["device"], row["is_phone"], row["output_error"] < 1e-5) == ("host", False, True)
     assert "ncnn" in row["where"]["engine"] and "PyTorch" in other["where"]["engine"]
     with pytest.raises(ValueError, match="one table, one device"):
-        phone.comparison([{"measurements": {"rows": [row, other]}}])
+        pages.comparison([{"measurements": {"rows": [row, other]}}])
     with pytest.raises(ValueError, match="one table, one device"):
-        phone.lookup_table([row], {"conv1": {"8x1": other}})
-    table = phone.lookup_table([row], {"conv1": {"8x1": row, "4x1": row}})
+        pages.lookup_table([row], {"conv1": {"8x1": other}})
+    table = pages.lookup_table([row], {"conv1": {"8x1": row, "4x1": row}})
     assert table["layers"]["conv1"]["4x1"] == table["rest"] == pytest.approx(row["ms"]["median"] / 1000)
     assert "this host" in table["where"] and json.loads(json.dumps(table)) == table
 
@@ -324,7 +325,7 @@ def test_no_energy_no_ratio_of_energies() -> None:
 
     def shown(before: float | None, after: float | None) -> list[str]:
         base["energy"], small["energy"] = ({"joule": one, "reason": "" if one else "why"} for one in (before, after))
-        column = phone.printed_columns([{"measurements": {"rows": [base, small]}}])["this phone, mJ"]
+        column = pages.printed_columns([{"measurements": {"rows": [base, small]}}])["this phone, mJ"]
         return [column[name] for name in ("AlexNet", "AlexNet*", "AlexNet change")]
 
     assert shown(0.3, 0.1) == ["300.0", "100.0", "x3.00"]
@@ -346,11 +347,11 @@ def test_pinning_is_verified_where_the_system_can(tmp_path: Path) -> None:
 def test_quick_measures_this_host(scratch: Path) -> None:
     unit = run.unit(catalogue.EXPERIMENTS, "phone.resnet20", "quick", 0, SMALL)
     done = run.ensure(unit)
-    assert "No phone: 2 networks measured on this host" in phone.one_line([done])
-    table = phone.comparison([done]).reset_index()
+    assert "No phone: 2 networks measured on this host" in pages.one_line([done])
+    table = pages.comparison([done]).reset_index()
     assert list(table["device"]) == ["host", "host"] and table["times faster"][1]
-    assert "\x89PNG" in phone.forms_picture([done])._repr_png_()[:4].decode("latin-1")
-    columns = phone.printed_columns([done])
+    assert "\x89PNG" in pages.forms_picture([done])._repr_png_()[:4].decode("latin-1")
+    columns = pages.printed_columns([done])
     assert columns.shape[0] == 12 and "this host, ms" in columns
 
 
@@ -359,8 +360,8 @@ def test_the_record_has_host_rows_and_no_others() -> None:
     assert {run["config"]["where"] for run in files} == {"host"}
     assert not any(row["is_phone"] for run in files for row in run["measurements"].get("rows", []))
     found = phone.recorded()
-    assert phone.one_line(found.values()).startswith("No phone: ")
-    columns = phone.printed_columns([found[f"phone.{key}"] for key in ("alexnet", "vgg_s", "googlenet", "vgg16")])
+    assert pages.one_line(found.values()).startswith("No phone: ")
+    columns = pages.printed_columns([found[f"phone.{key}"] for key in ("alexnet", "vgg_s", "googlenet", "vgg16")])
     assert all(columns["this host, ms"])
 
 
@@ -421,7 +422,7 @@ def test_mobilenets_are_the_printed_baselines() -> None:
 
 def test_without_the_extra_plain_torch_stands_in(scratch: Path) -> None:
     unit = run.unit(catalogue.EXPERIMENTS, "phone.resnet20", "quick", 0, {**SMALL, "engine": "torch"})
-    assert "this host, PyTorch" in phone.one_line([run.ensure(unit)])
+    assert "this host, PyTorch" in pages.one_line([run.ensure(unit)])
 
 
 def test_a_plan_says_what_the_extra_is_for(monkeypatch: pytest.MonkeyPatch) -> None:

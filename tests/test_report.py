@@ -164,6 +164,16 @@ def test_verify_names_every_difference(results):
     assert report.check_results("quick", [PAPER], RUNS, []) == []
 
 
+def test_results_say_which_machine_computed_which_seeds(results):
+    card = {"gpu": "Card", "cpu": "Other", "isa": "AVX512", "libraries": {"torch": "3"}}
+    runs = [*RUNS[:3], make_run(3, provenance=card), RUNS[4]]
+    report.write_results("quick", [PAPER], runs, [], "build")
+    assert (results / "README.md").read_text().split("## Machines\n")[1].split("\n")[1:-1] == [
+        "- Card, Other, AVX512, torch 3: toy2020.run seed 3",
+        "- Some CPU, AVX2, torch 2: toy2020.run seed 0, 1, 2, 4",
+    ]
+
+
 def test_runs_of_other_profiles_and_papers_stay_out(results):
     others = [make_run(profile="standard", error=50.0), make_run(experiment="son2018.run", error=50.0)]
     report.write_results("quick", [PAPER], others, others, "record")

@@ -10,6 +10,7 @@ from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, son2018
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.run import ensure, unit
+from shrinkbook.experiments.son2018 import tables as pages
 from shrinkbook.experiments.son2018.cluster import random_acceleration
 from shrinkbook.experiments.son2018.cost import CODEBOOK_BITS, IMAGENET, on_meta, planned, ratio
 from shrinkbook.experiments.son2018.variants import index_bits, is_plain, settings
@@ -42,7 +43,7 @@ def test_structural_claims_differ_only_where_the_sources_contradict_each_other(s
     words = {claim.id: verdicts.judge(claim, PAPER, [run], "quick")["verdict"] for claim in structural}
     others = {name: word for name, word in words.items() if word != "reproduced"}
     assert others == {"son2018.5c": "close", "son2018.6b": "differs"}
-    table = son2018.size_table(run)
+    table = pages.size_table(run)
     assert table.loc["VGG-16", "C128-TIC2"] == pytest.approx(12.0, abs=0.05)
     assert np.isnan(table.loc["ResNet-18", "C64-M2"])  # two groups are told for VGG-16 only
 
@@ -141,7 +142,7 @@ def test_every_clustered_layer_is_timed_in_both_orders(digits) -> None:
     assert all(min(row["seconds"].values()) > 0 for row in rows)
     total = sum(row["dense"] for row in rows) / sum(min(row["add-then-conv"], row["conv-then-add"]) for row in rows)
     assert total == pytest.approx(digits["measurements"]["acceleration"]["models"]["C64"])
-    table = son2018.sharing_table(digits)
+    table = pages.sharing_table(digits)
     assert table["counted"].min() >= 1
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from shrinkbook import phone_cli
-from shrinkbook.evidence import claims, report, store, verdicts
+from shrinkbook.evidence import claims, store
 from shrinkbook.experiments import profiles
 
 STARTED = time.monotonic()
@@ -37,6 +37,7 @@ def say(text: str) -> None:
 def reproduce(options: argparse.Namespace) -> int:
     """Compute the profile's runs, execute the notebooks, write results, compare with the record."""
     from shrinkbook import notebooks
+    from shrinkbook.evidence import report, verdicts
     from shrinkbook.experiments import catalogue, run, work
 
     chosen = catalogue.papers(options.papers)
@@ -134,6 +135,8 @@ def run_one(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """The scoreboard of a profile as it stands in results/."""
+    from shrinkbook.evidence import verdicts
+
     known = claims.papers()
     for key in options.papers or ():
         if key not in known:
@@ -162,6 +165,8 @@ def status(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Recompute tables and verdicts of every profile in results/ from the stored runs; a difference is a failure."""
+    from shrinkbook.evidence import report
+
     profiles_there = {name: results for name in profiles.PROFILES if (results := _results(name))}
     if not profiles_there:
         raise ValueError("results/ holds no profile to verify; run `make reproduce`")
@@ -200,6 +205,7 @@ def data(options: argparse.Namespace) -> int:
 def refresh(options: argparse.Namespace) -> int:
     """Execute the notebooks at `quick` and keep their outputs; regenerate results/ and README from the record."""
     from shrinkbook import notebooks
+    from shrinkbook.evidence import report
     from shrinkbook.experiments import catalogue
 
     problems = []
@@ -223,6 +229,7 @@ def refresh(options: argparse.Namespace) -> int:
 
 def _front() -> str:
     """The README's scoreboard, from the record."""
+    from shrinkbook.evidence import report
     from shrinkbook.experiments import catalogue
 
     boards = {name: _judge(catalogue.papers(), name, None, "record") for name in profiles.PROFILES}
@@ -243,12 +250,15 @@ def _runs(keys: Sequence[str] | None, profile: str, seeds: Sequence[int] | None,
 
 
 def _judge(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
+    from shrinkbook.evidence import verdicts
+
     runs = _runs(keys, profile, seeds, source)
     return [verdict for key in keys for verdict in verdicts.judge_paper(claims.load(key), runs, profile)]
 
 
 def _write(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
     """Write results/<profile>; papers reported there before stay reported if their runs are where these are."""
+    from shrinkbook.evidence import report, verdicts
     from shrinkbook.experiments import catalogue
 
     before = _results(profile) or {"source": None, "seeds": None, "papers": []}

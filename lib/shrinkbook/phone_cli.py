@@ -72,6 +72,7 @@ def listing(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     """Measure the networks of one experiment on a phone: table on the screen, run in the build folder."""
     from shrinkbook.experiments import catalogue, phone
+    from shrinkbook.experiments.phone import tables
 
     name = options.experiment if "." in options.experiment else f"phone.{options.experiment}"
     if name not in catalogue.EXPERIMENTS or not name.startswith("phone."):
@@ -79,8 +80,8 @@ def bench(options: argparse.Namespace) -> int:
         raise ValueError(f"unknown experiment {options.experiment!r}; there are {known}")
     done, failed, _ = measured(options.phone, "standard", [name], print)
     for run in done:
-        print(phone.one_line([run]))
-        table = phone.layer_columns(run) if "layers" in run["measurements"] else phone.comparison([run])
+        print(tables.one_line([run]))
+        table = tables.layer_columns(run) if "layers" in run["measurements"] else tables.comparison([run])
         print(table.to_string())
     for line in failed:
         raise PhoneError(line)

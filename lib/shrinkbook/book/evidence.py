@@ -7,7 +7,7 @@ verdict or gave a number is copied into the book and linked where it is used.
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import pandas as pd
 from shrinkbook.book.cells import title
 from shrinkbook.evidence import claims, report, store, tables, verdicts
 from shrinkbook.evidence.claims import Cell, Paper, Table
+from shrinkbook.evidence.samples import seeds_text
 from shrinkbook.experiments import catalogue, profiles
 from shrinkbook.experiments.run import seeds_of, stored_runs, unit
 
@@ -237,9 +238,7 @@ def _runs(evidence: Evidence, name: str, runs: Sequence[Run]) -> str:
 
 def _listing(evidence: Evidence, runs: Iterable[Run]) -> str:
     rows: dict[str, list[Any]] = {}
-    machines: Mapping[str, None] = {}
     for run in runs:
-        machines = {**machines, report.machine(run): None}
         row = [evidence.link(run["run_id"]), run["profile"], run["config"]["schedule"], run["seed"], run["status"]]
         seconds, commit = f"{run['seconds']['total']:.3g}", str(run["provenance"].get("commit") or "")[:8]
         if run["run_id"] in rows:
@@ -247,5 +246,5 @@ def _listing(evidence: Evidence, runs: Iterable[Run]) -> str:
         else:
             rows[run["run_id"]] = [*row, seconds, f"`{commit}`"]
     columns = ["run file", "profile", "budget", "seed", "status", "seconds", "commit"]
-    where = "; ".join(plain(machine) for machine in machines)
+    where = "; ".join(f"seed {seeds_text(own)}: {plain(one)}" for one, own in report.by_machine(runs).items())
     return f"{{.about}}\n{where}\n\n" + report.markdown(pd.DataFrame(list(rows.values()), columns=columns))

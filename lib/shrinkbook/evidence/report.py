@@ -17,7 +17,7 @@ import pandas as pd
 from shrinkbook.evidence import store, verdicts
 from shrinkbook.evidence.claims import Paper
 from shrinkbook.evidence.rules import Verdict
-from shrinkbook.evidence.samples import Run
+from shrinkbook.evidence.samples import Run, seeds_text
 from shrinkbook.evidence.tables import NOTHING, format_like, markdown, side_by_side, wide
 
 __all__ = [
@@ -250,12 +250,28 @@ def _readme(profile: str, source: str, papers: Sequence[Paper], results: Sequenc
         "\n## Deviations\n",
         *(f"- {paper.key} {item.id}: {item.text}" for paper in papers for item in paper.deviations),
         "\n## Machines\n",
-        *(f"- {one}" for one in sorted({machine(run) for run in used}) or ["none: no run was used"]),
+        *([f"- {one}: {_computed(own)}" for one, own in by_machine(used).items()] or ["- none: no run was used"]),
     ]
     return "\n".join(lines) + "\n"
 
 
+def by_machine(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Runs by the machine that computed them; an experiment's seeds need not share one."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(machine(run), []).append(run)
+    return dict(sorted(found.items()))
+
+
+def _computed(runs: Iterable[Run]) -> str:
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run["experiment"], []).append(run)
+    return "; ".join(f"{name} seed {seeds_text(own)}" for name, own in sorted(found.items()))
+
+
 def machine(run: Run) -> str:
+    """Card, processor, instruction set and version of PyTorch."""
     where = run["provenance"]
     libraries = where.get("libraries") or {}
     torch = f"torch {libraries['torch']}" if "torch" in libraries else None

@@ -19,6 +19,7 @@ from shrinkbook.evidence.claims import Cell
 from shrinkbook.evidence.store import dig
 
 Run = Mapping[str, Any]
+CLASSES = {"cifar100": 100, "imagenet": 1000}  # of every other data set 10
 
 
 class EvidenceError(ValueError):
@@ -151,6 +152,11 @@ def budget(got: Sample) -> str:
     """Seeds, budget and data of a sample in words."""
     places = ", ".join(sorted({place(run) for run in got.runs}))
     return f"seed{'s' * (len(got.runs) > 1)} {seeds_text(got.runs)}, {places}"
+
+
+def at_chance(run: Run, accuracy: float) -> bool:
+    """Whether an accuracy in percent is at most one and a half times that of guessing on the run's data."""
+    return accuracy <= 150 / CLASSES.get(run["config"].get("data"), 10)
 
 
 def per_image(run: Run, path: str) -> np.ndarray:

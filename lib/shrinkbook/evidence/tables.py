@@ -10,12 +10,11 @@ import pandas as pd
 
 from shrinkbook.evidence import samples, statistics
 from shrinkbook.evidence.claims import Cell, Table
-from shrinkbook.evidence.samples import Run
+from shrinkbook.evidence.samples import Run, at_chance
 
 NOTHING = "—"
 FULL = ("paper", "none")  # schedules that need no mark: the paper's own, and nothing trained
 ARITHMETIC = "arithmetic"  # schedule of runs whose cells follow from printed ones: their digits get a word, no column
-CLASSES = {"cifar100": 100, "imagenet": 1000}  # of every other data set 10
 LEARNT = ("saved", "flop", "zeros")  # columns that say something only of a network that learnt
 
 
@@ -67,11 +66,6 @@ def sources(table: Table, runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs behind our value of each printed cell, by the cell's address; cells without one are left out."""
     found = {cell.address: [run for _, run in _values(cell, runs)] for cell in table.cells}
     return {address: behind for address, behind in found.items() if behind}
-
-
-def at_chance(run: Run, accuracy: float) -> bool:
-    """Whether an accuracy in percent is at most one and a half times that of guessing on the run's data."""
-    return accuracy <= 150 / CLASSES.get(run["config"].get("data"), 10)
 
 
 def format_like(value: float, printed: str, extra: int = 0) -> str:

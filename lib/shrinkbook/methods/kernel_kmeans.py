@@ -6,7 +6,6 @@ no distance is written out. Sums are kept in double precision and in an order th
 (``torch.get_num_threads``) does not change.
 """
 
-import functools
 import math
 import operator
 from collections.abc import Callable, Iterable
@@ -15,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +23,6 @@ from shrinkbook.methods.kernel_transforms import inverse, variants
 
 Start = Literal["random", "k-means++"] | Tensor
 
-TILE = 256  # points in a tile: with 9 dimensions, 9 KB of the first-level cache
 UNROLLED = 25  # dimensions summed in registers; longer vectors are summed in several passes
 CHUNKS = 64  # parts of the points with sums of their own, at most; the fewest that keep many cores busy
 SMALLEST_CHUNK = 16  # tiles
@@ -132,7 +129,7 @@ def _plus_plus(tiled: "_Tiled", k: int, perms: Tensor, seed: int) -> Tensor:
             return tiled.points[chosen]
         target = stream.random() * parts.sum()
         part = min(int(np.searchsorted(parts.cumsum(), target, side="right")), len(parts) - 1)
-        low, high = (bound * TILE for bound in tiled.bounds[part])
+        low, high = (bound * tiled.loops.TILE for bound in tiled.bounds[part])
         within = squared[low:high].cumsum()
         index = int(np.searchsorted(within, target - parts[:part].sum(), side="right"))
         chosen.append(low + min(index, len(within) - 1))
@@ -142,15 +139,17 @@ class _Tiled:
     """Points (n, d) as (tiles, d, TILE), zero behind the last, and threads that work on chunks of the tiles."""
 
     def __init__(self, points: Tensor, stack: ExitStack) -> None:
+        from shrinkbook.methods import kernel_loops as loops  # here: numba takes long to import, and few runs cluster
+
         count, size = points.shape
-        self.points = points
+        self.points, self.loops = points, loops
         self.passes = -(-size // UNROLLED)
         self.width = -(-size // self.passes)
-        tiles = -(-count // TILE)
-        whole = count // TILE
-        tiled = torch.zeros(tiles, self.passes * self.width, TILE)
-        tiled[:whole, :size] = points[: whole * TILE].view(whole, TILE, size).transpose(1, 2)
-        tiled[whole:, :size, : count % TILE] = points[whole * TILE :].T
+        tiles = -(-count // loops.TILE)
+        whole = count // loops.TILE
+        tiled = torch.zeros(tiles, self.passes * self.width, loops.TILE)
+        tiled[:whole, :size] = points[: whole * loops.TILE].view(whole, loops.TILE, size).transpose(1, 2)
+        tiled[whole:, :size, : count % loops.TILE] = points[whole * loops.TILE :].T
         self.tiles = tiled.numpy()
         chunk = max(SMALLEST_CHUNK, -(-tiles // CHUNKS))
         self.bounds = [(low, min(low + chunk, tiles)) for low in range(0, tiles, chunk)]
@@ -169,7 +168,7 @@ class _Tiled:
         table[:count, :size] = centroids.numpy()
         half = (table.astype(np.float64) ** 2).sum(1).astype(np.float32) / 2
         half[count:] = np.inf  # makes the number of centroids even and is never the nearest
-        loop = _nearest(self.width, self.passes)
+        loop = self.loops.nearest_loop(self.width, self.passes)
         sums = np.zeros((len(self.bounds), count, size))
         counts = np.zeros((len(self.bounds), count), np.int64)
 
@@ -188,7 +187,7 @@ class _Tiled:
         table = centroids.numpy()
 
         def work(bounds: tuple[int, int]) -> float:
-            return _nearer(self.tiles, table, squared, *bounds)
+            return self.loops.nearer(self.tiles, table, squared, *bounds)
 
         return np.array(list(self.run(work, self.bounds)))
 
@@ -197,96 +196,10 @@ class _Tiled:
         table, squared = centroids.numpy(), np.empty(len(codes))
 
         def work(bounds: tuple[int, int]) -> None:
-            _distances(self.tiles, table, codes, squared, *bounds)
+            self.loops.distances(self.tiles, table, codes, squared, *bounds)
 
         list(self.run(work, self.bounds))
         return squared
-
-
-@functools.cache
-def _nearest(width: int, passes: int) -> Callable[..., int]:
-    """The compiled assignment for vectors of width * passes numbers; constants, so that the inner loop is unrolled.
-
-    || x - mu ||^2 / 2 without its constant term is || mu ||^2 / 2 - x mu. Nothing is kept on disk between processes:
-    compiling takes about a second, and an installed package may not be writable.
-    """
-    size = width * passes
-    last = size - width
-
-    @numba.njit(nogil=True, fastmath={"contract", "nsz"})
-    def nearest(tiles, table, half, codes, sums, counts, first, end):  # type: ignore[no-untyped-def]
-        best = np.empty(TILE, np.float32)
-        which = np.empty(TILE, np.int32)
-        partial = np.empty((2, TILE), np.float32)
-        changed = 0
-        for tile in range(first, end):
-            x = tiles[tile]
-            best[:] = np.inf
-            which[:] = 0
-            for c in range(0, len(table), 2):
-                half0, half1 = half[c], half[c + 1]
-                code0, code1 = np.int32(c), np.int32(c + 1)
-                if passes > 1:
-                    partial[0], partial[1] = half0, half1
-                    for done in range(0, last, width):
-                        for j in range(TILE):
-                            score0, score1 = partial[0, j], partial[1, j]
-                            for p in range(width):
-                                score0 -= table[c, done + p] * x[done + p, j]
-                                score1 -= table[c + 1, done + p] * x[done + p, j]
-                            partial[0, j], partial[1, j] = score0, score1
-                for j in range(TILE):
-                    score0, score1 = half0, half1
-                    if passes > 1:
-                        score0, score1 = partial[0, j], partial[1, j]
-                    for p in range(width):
-                        score0 -= table[c, last + p] * x[last + p, j]
-                        score1 -= table[c + 1, last + p] * x[last + p, j]
-                    low, code = best[j], which[j]
-                    code = code0 if score0 < low else code
-                    low = score0 if score0 < low else low
-                    code = code1 if score1 < low else code
-                    low = score1 if score1 < low else low
-                    best[j], which[j] = low, code
-            for j in range(min(TILE, len(codes) - tile * TILE)):
-                code = which[j]
-                changed += codes[tile * TILE + j] != code
-                codes[tile * TILE + j] = code
-                counts[code] += 1
-                for p in range(sums.shape[1]):
-                    sums[code, p] += x[p, j]
-        return changed
-
-    return nearest
-
-
-@numba.njit(nogil=True)
-def _nearer(tiles, table, squared, first, end):  # type: ignore[no-untyped-def]
-    distance = np.empty(TILE, np.float32)
-    total = 0.0
-    for tile in range(first, end):
-        known = squared[tile * TILE : (tile + 1) * TILE]
-        for centroid in table:
-            distance[:] = 0
-            for p in range(len(centroid)):
-                for j in range(TILE):
-                    difference = tiles[tile, p, j] - centroid[p]
-                    distance[j] += difference * difference
-            for j in range(len(known)):
-                known[j] = min(known[j], distance[j])
-        for j in range(len(known)):
-            total += known[j]
-    return total
-
-
-@numba.njit(nogil=True)
-def _distances(tiles, table, codes, squared, first, end):  # type: ignore[no-untyped-def]
-    for i in range(first * TILE, min(end * TILE, len(codes))):
-        total = 0.0
-        for p in range(table.shape[1]):
-            difference = np.float64(tiles[i // TILE, p, i % TILE]) - table[codes[i], p]
-            total += difference * difference
-        squared[i] = total
 
 
 def _checked(points: Tensor, k: int, perms: Tensor | None, start: Start, max_iterations: int) -> tuple[Tensor, Tensor]:

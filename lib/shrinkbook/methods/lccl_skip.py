@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shrinkbook.methods.lccl import LCCL, LCCLConv2d, gates, plain_conv
-from shrinkbook.methods.lccl_kernels import dot, gather, open_positions, scatter
 
 BLOCK = 256  # rows of a dense product: of 9 * 64 numbers each, 0.6 MB of the second-level cache
 COLUMN_BLOCK = 64  # rows that each output picks from, with the weights in the same cache
@@ -110,6 +109,8 @@ class Im2colConv(nn.Module):
         self, pixels: Array, size: tuple[int, int, int], positions: NDArray[np.int64], gate: Array, relu: bool
     ) -> Tensor:
         """One gate (P,) for all outputs at these positions (P,), numbered in the order (image, row, column)."""
+        from shrinkbook.methods.lccl_kernels import gather, scatter  # here: numba takes long to import
+
         matrix, bias = self.matrix, self.bias.numpy()
         output = matrix.new_zeros(*size, self.outputs)
         patches = matrix.new_empty(min(BLOCK, len(positions)), matrix.shape[1])
@@ -128,6 +129,8 @@ class Im2colConv(nn.Module):
 
     def _columns(self, pixels: Array, size: tuple[int, int, int], gate: Array, relu: bool) -> Tensor:
         """A gate for each output, (N H' W', T)."""
+        from shrinkbook.methods.lccl_kernels import dot, gather  # here: numba takes long to import
+
         matrix, bias = self.matrix.numpy(), self.bias.numpy()
         output = self.matrix.new_zeros(*size, self.outputs)
         rows, flat = np.empty((COLUMN_BLOCK, matrix.shape[1]), matrix.dtype), output.view(-1, self.outputs).numpy()
@@ -227,6 +230,8 @@ class _SharedGate:
 
     def open(self, pixels: Array, size: tuple[int, int, int], name: str) -> tuple[NDArray[np.int64], Array]:
         """The positions where the gate is above 0, and its values there."""
+        from shrinkbook.methods.lccl_kernels import open_positions  # here: numba takes long to import
+
         if _output_size(pixels.shape, self.window) != size:
             raise ValueError(
                 f"layer {name}: the gate's map is {_output_size(pixels.shape, self.window)[1:]}, the "

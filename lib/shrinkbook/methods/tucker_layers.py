@@ -8,9 +8,7 @@ import math
 from collections import OrderedDict
 from typing import TypeVar
 
-import tensorly
 import torch
-from tensorly.decomposition import partial_tucker
 from torch import Tensor, nn
 
 Size = tuple[int, ...]
@@ -68,6 +66,9 @@ def tucker2(weight: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Ten
     settled = r3 == inputs or r4 == outputs or r3 > pixels * r4 or r4 > pixels * r3
     if settled or max(outputs, inputs) > HOOI_LARGEST or kernel.is_meta:
         return core, u4, u3
+    import tensorly  # here: with scipy behind it, it takes long to import
+    from tensorly.decomposition import partial_tucker
+
     with tensorly.backend_context("pytorch"):
         (core, (u4, u3)), _ = partial_tucker(kernel, rank=[r4, r3], modes=[0, 1], init=[u4, u3], n_iter_max=50)
     return core, u4, u3

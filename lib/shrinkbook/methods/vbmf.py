@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 Floats = NDArray[np.float64]
@@ -78,6 +77,8 @@ def estimate_rank(singular_values: Floats, columns: int) -> RankEstimate:
     The variance minimises :func:`free_energy` between :func:`variance_bounds`. The function has several valleys: the
     lowest point of a fine grid of the logarithm is refined between its neighbours.
     """
+    from scipy.optimize import minimize_scalar  # here: scipy takes long to import, and few runs choose ranks
+
     lower, upper = variance_bounds(singular_values, columns)
     if lower == 0:  # exact low rank: whatever is there is signal
         return RankEstimate(int(np.count_nonzero(singular_values)), 0.0, 0.0, singular_values)

@@ -9,33 +9,9 @@ from typing import Any
 
 from shrinkbook.experiments.chen2019.arms import LOSSES, with_data, without_data
 from shrinkbook.experiments.chen2019.cost import costs
-from shrinkbook.experiments.chen2019.tables import (
-    ablation_table,
-    accuracy_picture,
-    arms_table,
-    combinations_picture,
-    costs_table,
-    filters_picture,
-    filters_table,
-    generated_picture,
-    loss_picture,
-    seeds_picture,
-)
 from shrinkbook.experiments.run import Experiment, counting
 
-__all__ = [
-    "EXPERIMENTS",
-    "ablation_table",
-    "accuracy_picture",
-    "arms_table",
-    "combinations_picture",
-    "costs_table",
-    "filters_picture",
-    "filters_table",
-    "generated_picture",
-    "loss_picture",
-    "seeds_picture",
-]
+__all__ = ["EXPERIMENTS"]
 
 COMBINATIONS = [name for name in LOSSES if name not in ("two stages", "untrained")]
 

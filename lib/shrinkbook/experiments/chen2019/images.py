@@ -4,11 +4,9 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.ft2font import FT2Font
 from torch import Tensor
 
 from shrinkbook.training import data
@@ -52,6 +50,8 @@ def alternative(name: str, like: data.DataSet) -> Tensor:
 @cache
 def typeset(side: int) -> Tensor:
     """The ten digits in twelve of matplotlib's fonts and four widths each: uint8 (480, 1, side, side)."""
+    import matplotlib  # here: it takes long to import, and other runs draw nothing
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     glyphs = [_glyph(folder / f"{font}.ttf", digit) for font in FONTS for digit in "0123456789"]
     drawn = torch.stack([_stretched(glyph, share) for glyph in glyphs for share in SHARES])
@@ -60,6 +60,8 @@ def typeset(side: int) -> Tensor:
 
 def _glyph(path: Path, digit: str) -> Tensor:
     """One glyph, cut to its box: float32 (h, w)."""
+    from matplotlib.ft2font import FT2Font
+
     font = FT2Font(str(path))
     font.set_size(PIXELS, 72)
     font.set_text(digit)

@@ -11,34 +11,9 @@ from shrinkbook.experiments.dong2017.collapse import counted
 from shrinkbook.experiments.dong2017.cost import costs
 from shrinkbook.experiments.dong2017.gated import data_sets, depths, gated
 from shrinkbook.experiments.dong2017.skip import AT, WIDE, network_speed, timed
-from shrinkbook.experiments.dong2017.start import start_table
-from shrinkbook.experiments.dong2017.tables import (
-    arms_table,
-    depth_picture,
-    even_picture,
-    exact_table,
-    frontier_picture,
-    goal_text,
-    maps_picture,
-    skip_table,
-    speed_picture,
-)
 from shrinkbook.experiments.run import Experiment, counting
 
-__all__ = [
-    "EXPERIMENTS",
-    "arms_table",
-    "counted",
-    "depth_picture",
-    "even_picture",
-    "exact_table",
-    "frontier_picture",
-    "goal_text",
-    "maps_picture",
-    "skip_table",
-    "speed_picture",
-    "start_table",
-]
+__all__ = ["EXPERIMENTS", "counted"]
 
 # The plain schedule of the authors' code, for both arms: 0.1, divided by 10 at epochs 81 and 122 of 164.
 PAPER = {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shrinkbook.evidence.tables import at_chance
+from shrinkbook.evidence.samples import at_chance
 
 
 def learnt(run: dict[str, Any]) -> dict[str, float]:

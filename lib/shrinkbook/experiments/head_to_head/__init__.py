@@ -10,42 +10,12 @@ from typing import Any
 from shrinkbook.evidence import store
 from shrinkbook.experiments import profiles
 from shrinkbook.experiments.head_to_head.arms import COMBINED, METHODS, arms
-from shrinkbook.experiments.head_to_head.tables import (
-    arms_table,
-    combinations_picture,
-    combinations_table,
-    frontier_picture,
-    knobs_table,
-    order_table,
-    runs_table,
-    seen,
-    upper_part,
-)
 from shrinkbook.experiments.head_to_head.timing import timed
 from shrinkbook.experiments.head_to_head.train import compared
 from shrinkbook.experiments.run import Experiment, Unit, ensure, obstacle, seeds_of, stored_runs, unit
 from shrinkbook.experiments.steps import baseline
 
-__all__ = [
-    "COMBINED",
-    "EXPERIMENTS",
-    "METHODS",
-    "arms",
-    "arms_table",
-    "combinations_picture",
-    "combinations_table",
-    "comparison",
-    "frontier_picture",
-    "knobs_table",
-    "order_table",
-    "record",
-    "runs",
-    "runs_table",
-    "seen",
-    "timed",
-    "upper_part",
-    "why_not",
-]
+__all__ = ["COMBINED", "EXPERIMENTS", "METHODS", "arms", "comparison", "record", "runs", "timed", "why_not"]
 
 EIGHTHS = [n / 8 for n in range(1, 9)]
 # Every arm: so many epochs of so many steps. Fresh weights want a larger rate than trained ones; all else is the same.

@@ -1,15 +1,15 @@
 """What every arm costs before anything is trained: shapes, knobs and files of a network with random weights."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from torch import nn
 
 from shrinkbook.evidence import figures
-from shrinkbook.experiments.head_to_head.arms import METHODS, Arm, arms
-from shrinkbook.experiments.head_to_head.forms import Shape, budget_of, in_words, resolved, untrained, write
+from shrinkbook.experiments.head_to_head.arms import METHODS
+from shrinkbook.experiments.head_to_head.forms import Shape, built, write
 from shrinkbook.measure.cost import cost
 
 
@@ -30,23 +30,6 @@ def forms_table(model: nn.Module, shape: Shape, removed: Sequence[float], centro
             rows[arm.name] = [METHODS[arm.method].label, knob, found.mac, found.weights, write(form, path)]
     columns = ["method", "knob", "MAC", "weights", "bytes"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm")
-
-
-def built(
-    model: nn.Module, shape: Shape, removed: Sequence[float], centroids: int
-) -> Iterator[tuple[Arm, str, nn.Module]]:
-    """Each of these arms, its knob in words, and its form with random weights; arguments as above."""
-    with tempfile.TemporaryDirectory() as folder:
-        budgets = {share: budget_of(model, share, shape, Path(folder) / "network") for share in removed}
-    for arm in arms(removed, centroids):
-        if {("search", arm.removed), ("tucker", "vbmf")} & set(arm.wanted):
-            continue
-        form, knobs = model, []
-        for kind, value in arm.wanted:
-            step = resolved(form, kind, value, shape, budgets.get(value) if isinstance(value, float) else None)
-            knobs.append(in_words(form, step))
-            form = untrained(form, step, shape)
-        yield arm, ", ".join(knobs), form
 
 
 def forms_picture(forms: pd.DataFrame) -> figures.Picture:

@@ -7,13 +7,15 @@ make its shape again without its weights. Kinds: ``prune`` (share of the filters
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from shrinkbook.experiments.head_to_head.arms import Arm, arms
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.cost import LayerCost, cost
 from shrinkbook.methods import filter_pruning, kernel_clustering, tucker, tucker_layers
@@ -253,3 +255,26 @@ def read(path: Path, model: nn.Module) -> nn.Module:
             tensor.zero_()
     twin.load_state_dict(checkpoint.load(path)[0])
     return twin.eval()
+
+
+def built(
+    model: nn.Module, shape: Shape, removed: Sequence[float], centroids: int
+) -> Iterator[tuple[Arm, str, nn.Module]]:
+    """Every arm whose shape follows from its budget alone, its knob in words, and its form with random weights.
+
+    Args:
+        model: the original network, any weights.
+        shape: (channels, height, width) of one image.
+        removed, centroids: as in :func:`~shrinkbook.experiments.head_to_head.arms.arms`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        budgets = {share: budget_of(model, share, shape, Path(folder) / "network") for share in removed}
+    for arm in arms(removed, centroids):
+        if {("search", arm.removed), ("tucker", "vbmf")} & set(arm.wanted):
+            continue
+        form, knobs = model, []
+        for kind, value in arm.wanted:
+            step = resolved(form, kind, value, shape, budgets.get(value) if isinstance(value, float) else None)
+            knobs.append(in_words(form, step))
+            form = untrained(form, step, shape)
+        yield arm, ", ".join(knobs), form

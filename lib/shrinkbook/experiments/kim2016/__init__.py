@@ -10,30 +10,10 @@ from typing import Any
 from shrinkbook.experiments.kim2016.cost import additions, by_shapes, common_share, costs, printed_ranks
 from shrinkbook.experiments.kim2016.finetune import finetune, public_finetune
 from shrinkbook.experiments.kim2016.ranks import imagenet_ranks, untrained_ranks
-from shrinkbook.experiments.kim2016.tables import (
-    host_columns,
-    host_layer_columns,
-    layer_table,
-    power_table,
-    ranks_table,
-    speed_table,
-)
 from shrinkbook.experiments.kim2016.timing import layer_by_layer, whole_network
 from shrinkbook.experiments.run import Experiment, counting
 
-__all__ = [
-    "EXPERIMENTS",
-    "additions",
-    "by_shapes",
-    "common_share",
-    "host_columns",
-    "host_layer_columns",
-    "layer_table",
-    "power_table",
-    "printed_ranks",
-    "ranks_table",
-    "speed_table",
-]
+__all__ = ["EXPERIMENTS", "additions", "by_shapes", "common_share", "printed_ranks"]
 
 # A tenth of the public networks' own rate, divided by 10 half-way (see deviation `recipe`).
 PAPER_LIKE = {"epochs": 10, "batch": 128, "lr": 0.01, "milestones": [0.5], "augment": True}

@@ -10,17 +10,10 @@ from shrinkbook.experiments.liu2019.cost import costs
 from shrinkbook.experiments.liu2019.imagenet import on_imagenet
 from shrinkbook.experiments.liu2019.printed import targets
 from shrinkbook.experiments.liu2019.prune import searched
-from shrinkbook.experiments.liu2019.tables import (
-    budgets_table,
-    progress_picture,
-    proxy_picture,
-    ranks_picture,
-    widths_picture,
-)
 from shrinkbook.experiments.liu2019.timing import timed
 from shrinkbook.experiments.run import Experiment, counting
 
-__all__ = ["EXPERIMENTS", "budgets_table", "progress_picture", "proxy_picture", "ranks_picture", "widths_picture"]
+__all__ = ["EXPERIMENTS"]
 
 STEPS = [0.25, 0.5, 0.75]
 # The shape of the paper's schedules (section 4), shortened. On CIFAR-10 a PruningNet gets a quarter of the epochs of a

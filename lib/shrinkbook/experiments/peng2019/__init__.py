@@ -10,30 +10,10 @@ from shrinkbook.experiments.peng2019.cost import costs
 from shrinkbook.experiments.peng2019.kernels import by_kernel
 from shrinkbook.experiments.peng2019.overhead import timed
 from shrinkbook.experiments.peng2019.samplers import by_sampler
-from shrinkbook.experiments.peng2019.tables import (
-    arms_table,
-    beta_picture,
-    losses_picture,
-    order_picture,
-    overhead_table,
-    samplers_table,
-    series_error,
-    similarity_picture,
-)
 from shrinkbook.experiments.run import Experiment, counting
 from shrinkbook.experiments.steps import baseline
 
-__all__ = [
-    "EXPERIMENTS",
-    "arms_table",
-    "beta_picture",
-    "losses_picture",
-    "order_picture",
-    "overhead_table",
-    "samplers_table",
-    "series_error",
-    "similarity_picture",
-]
+__all__ = ["EXPERIMENTS"]
 
 # The paper's schedule is not known; this is the one of the benchmark that took the authors' loss up (RepDistiller).
 BENCHMARK = {

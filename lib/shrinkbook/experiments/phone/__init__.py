@@ -22,30 +22,16 @@ from shrinkbook.experiments.phone.measuring import (
     stored,
 )
 from shrinkbook.experiments.phone.subjects import subject
-from shrinkbook.experiments.phone.tables import (
-    comparison,
-    forms_picture,
-    layer_columns,
-    lookup_table,
-    one_line,
-    printed_columns,
-)
 from shrinkbook.experiments.run import Experiment, ensure, stored_runs, unit
 
 __all__ = [
     "EXPERIMENTS",
     "SERIAL",
-    "comparison",
     "engine_here",
     "expected_minutes",
-    "forms_picture",
     "identify",
-    "layer_columns",
-    "lookup_table",
     "on_phone",
-    "one_line",
     "parents_on",
-    "printed_columns",
     "recorded",
     "runs",
     "stored",

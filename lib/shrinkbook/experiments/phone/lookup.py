@@ -6,7 +6,6 @@ from torch import nn
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.phone.measuring import policy, target_of
 from shrinkbook.experiments.phone.subjects import part, subject
-from shrinkbook.experiments.phone.tables import lookup_table
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.blocks import measure
@@ -21,6 +20,8 @@ def widths(run: Context) -> None:
 
     Layers that are alike are measured once; the stem and the classifier are ``rest``.
     """
+    from shrinkbook.experiments.phone.tables import lookup_table  # here: pandas and matplotlib take long to import
+
     model = initialize(NETS[run.config["network"]](), run.seed).eval()
     image = torch.randn(1, *run.config["shape"], generator=torch.Generator().manual_seed(run.seed))
     seen = layer_inputs(model, image)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from shrinkbook import nets
 from shrinkbook.evidence import store
-from shrinkbook.experiments.head_to_head.accounting import built
 from shrinkbook.experiments.head_to_head.arms import HALF as HALF_GONE
 from shrinkbook.experiments.head_to_head.arms import QUARTER as QUARTER_LEFT
+from shrinkbook.experiments.head_to_head.forms import built
 from shrinkbook.experiments.kim2016.cost import ORIGINALS, RANKS, compressed
 from shrinkbook.experiments.li2017.models import INPUTS, PRUNED, by_stage
 from shrinkbook.experiments.networks import NETS

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 
 from shrinkbook.experiments.run import Experiment, counting
 from shrinkbook.experiments.son2018.cluster import public_network, trained_network, vgg16
-from shrinkbook.experiments.son2018.cost import costs, size_table
+from shrinkbook.experiments.son2018.cost import costs
 from shrinkbook.experiments.son2018.sharing import as_matrices, sharing_map
-from shrinkbook.experiments.son2018.tables import accuracy_table, bits_picture, sharing_table
 from shrinkbook.experiments.steps import baseline
 
-__all__ = ["EXPERIMENTS", "accuracy_table", "as_matrices", "bits_picture", "sharing_table", "size_table"]
+__all__ = ["EXPERIMENTS", "as_matrices"]
 
 LLOYD = 4500  # iterations at most, as in the authors' code; nearly always no label changes long before
 JUDGED = ["C256", "C128", "C64", "C128-TIC2", "C64-TIC4", "C64-M", "C64N"]

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -94,10 +93,3 @@ def costs(run: Context) -> None:
 
 def _three_by_three(model: nn.Module) -> list[nn.Conv2d]:
     return [conv for conv in spatial_layers(model).values() if conv.kernel_size == (3, 3)]
-
-
-def size_table(run: dict[str, Any], column: str = "ratio") -> pd.DataFrame:
-    """Networks by clustered models, one column of ``sizes``."""
-    sizes = run["measurements"]["sizes"]
-    rows = {net: {variant: row[column] for variant, row in variants.items()} for net, variants in sizes.items()}
-    return pd.DataFrame(rows).T.reindex(columns=MODELS).rename_axis("network").round(2)

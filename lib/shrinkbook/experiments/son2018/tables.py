@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from shrinkbook.evidence import figures
+from shrinkbook.experiments.son2018.cost import MODELS
 from shrinkbook.experiments.son2018.variants import is_plain
 
 ORDERS = ("add-then-conv", "conv-then-add")
@@ -73,3 +74,10 @@ def bits_picture(runs: Sequence[dict[str, Any]]) -> figures.Picture:
             panel[kind] = ([bits_a_kernel(runs[0], name) for name in chosen], *figures.mean_band(errors))
     title = f"{runs[0]['config']['net']}, {runs[0]['config']['schedule']}"
     return figures.curves({title: panel}, "bits a kernel", "test error (%)")
+
+
+def size_table(run: dict[str, Any], column: str = "ratio") -> pd.DataFrame:
+    """Networks by clustered models, one column of ``sizes``."""
+    sizes = run["measurements"]["sizes"]
+    rows = {net: {variant: row[column] for variant, row in variants.items()} for net, variants in sizes.items()}
+    return pd.DataFrame(rows).T.reindex(columns=MODELS).rename_axis("network").round(2)
