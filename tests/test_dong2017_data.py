@@ -255,11 +255,14 @@ def test_the_measurements_that_the_claims_read_and_what_turns_a_verdict():
     runs = [measured(seed, **turned) for seed in range(5)]
     assert words_of(runs) == dict.fromkeys(("8a", "8b"), "contradicted")
     assert words_of([run | short for run in runs]) == {"2": "contradicted"}
-    at_schedule = {"experiment": "dong2017.resnet20", "config": {"data": "cifar10", "schedule": "paper"}}
-    full = words_of([measured(seed) | at_schedule for seed in range(5)])
+    at_schedule = [
+        {"experiment": f"dong2017.{name}", "config": {"data": "cifar10", "schedule": "paper"}}
+        for name in ("resnet20", "resnet20_ablation")
+    ]
+    full = words_of([measured(seed) | one for seed in range(5) for one in at_schedule])
     assert {"1d", "3a", "3b", "4a", "4b"} < {name for name, word in full.items() if word == "reproduced"}
     worse = {"accuracy": {"baseline": 97.0, "lccl": 95.0, "pointwise": 94.0}, "saving": {"above_20": -8.0}}
-    full = words_of([measured(seed, **worse) | at_schedule for seed in range(5)])
+    full = words_of([measured(seed, **worse) | one for seed in range(5) for one in at_schedule])
     assert {name for name, word in full.items() if word == "contradicted"} == {"1d", "3a", "3b", "4b"}
 
 

@@ -16,7 +16,7 @@ import torch
 
 from shrinkbook import cli
 from shrinkbook.evidence import claims, store, verdicts
-from shrinkbook.experiments import catalogue, profiles, provenance, run
+from shrinkbook.experiments import catalogue, head_to_head, phone, profiles, provenance, run
 from shrinkbook.experiments.li2017.scan import projection_scan
 from shrinkbook.experiments.run import Experiment, Unit, ensure, unit
 from shrinkbook.experiments.steps import baseline
@@ -303,3 +303,14 @@ def test_a_process_without_the_pins_has_the_run_computed_by_one_that_has_them(sc
     assert not profiles.pinned("quick")
     (found,) = Story("peng2019", "quick", [0]).runs("peng2019.digits_teacher")
     assert found["provenance"]["pinned"] is True
+
+
+def test_where_nothing_may_be_computed_only_stored_runs_are_offered(scratch, monkeypatch) -> None:
+    monkeypatch.setenv("SHRINKBOOK_STORED", "1")
+    story = Story("dong2017", "quick", seeds=[0, 1])
+    assert story.runs("dong2017.skip") == story.everything() == head_to_head.runs("head_to_head.digits", "quick") == []
+    assert not any(phone.runs("quick"))
+    kept = ensure(unit(catalogue.EXPERIMENTS, "dong2017.cost", "quick", 0))
+    assert [run["run_id"] for run in story.everything()] == [kept["run_id"]]
+    monkeypatch.delenv("SHRINKBOOK_STORED")
+    assert len(catalogue.units(["dong2017"], "quick")) > 10

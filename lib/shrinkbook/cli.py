@@ -203,25 +203,28 @@ def data(options: argparse.Namespace) -> int:
 
 
 def refresh(options: argparse.Namespace) -> int:
-    """Execute the notebooks at `quick` and keep their outputs; regenerate results/ and README from the record."""
+    """Execute the notebooks at `quick` and keep their outputs; regenerate results/ and README from the record, and the
+    figures of the other profiles from what the record has of them: nothing is computed there."""
     from shrinkbook import notebooks
     from shrinkbook.evidence import report
     from shrinkbook.experiments import catalogue
 
     problems = []
-    for source in notebooks.paths(catalogue.NOTEBOOKS).values():
-        target = store.build_dir() / "notebooks" / source.name
-        problem = notebooks.execute(source, target, "quick", {})
-        if problem:
-            problems.append(problem)
-            print(problem, file=sys.stderr)
-            continue
-        store.write_text(source, target.read_text(encoding="utf-8"))
-        notebooks.normalise(source)
-        say(f"{source.name}: executed")
-    for name in profiles.PROFILES:
-        if _attempted(_judge(catalogue.papers(), name, None, "record")):
-            _write(catalogue.papers(), name, None, "record")
+    attempted = [name for name in profiles.PROFILES if _attempted(_judge(catalogue.papers(), name, None, "record"))]
+    for name in attempted:
+        given = {} if name == "quick" else notebooks.from_the_record(store.build_dir() / "record")
+        for source in notebooks.paths(catalogue.NOTEBOOKS).values():
+            target = store.build_dir() / "notebooks" / ("" if name == "quick" else name) / source.name
+            problem = notebooks.execute(source, target, name, {}, given)
+            if problem:
+                problems.append(problem)
+                print(problem, file=sys.stderr)
+                continue
+            if name == "quick":
+                store.write_text(source, target.read_text(encoding="utf-8"))
+                notebooks.normalise(source)
+            say(f"{source.name}: executed at {name}")
+        _write(catalogue.papers(), name, None, "record")
     readme = store.root() / "README.md"
     store.write_text(readme, report.readme_block(readme.read_text(encoding="utf-8"), _front()))
     return 1 if problems else 0

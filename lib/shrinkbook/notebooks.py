@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nbformat
@@ -45,8 +47,21 @@ def kernel_environment(profile: str) -> dict[str, str]:
     return {**{key: value for key, value in os.environ.items() if key != "JUPYTER_PATH"}, **ours}
 
 
-def execute(source: Path, target: Path, profile: str, parameters: Mapping[str, Any]) -> str | None:
-    """Run a notebook from top to bottom into ``target``.
+def from_the_record(folder: Path) -> dict[str, str]:
+    """What a kernel is started with that shows what the record has, in a copy of it, and computes nothing."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(store.record_dir(), folder / "runs")
+    return {"SHRINKBOOK_BUILD": str(folder), "SHRINKBOOK_STORED": "1"}
+
+
+def execute(
+    source: Path,
+    target: Path,
+    profile: str,
+    parameters: Mapping[str, Any],
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> str | None:
+    """Run a notebook from top to bottom into ``target``, its kernel started with more of an environment if given.
 
     On failure the notebook with its error is kept as ``<name>.failed.ipynb`` beside the target, and an earlier target
     stays as it was.
@@ -76,7 +91,7 @@ def execute(source: Path, target: Path, profile: str, parameters: Mapping[str, A
         "-y",
         yaml.safe_dump({**parameters, "profile": profile}),
     ]
-    done = subprocess.run(command, env=kernel_environment(profile), capture_output=True, text=True)
+    done = subprocess.run(command, env={**kernel_environment(profile), **environment}, capture_output=True, text=True)
     problem = complaint(part) if done.returncode == 0 else _last_line(done.stderr)
     if problem is None:
         part.replace(target)

@@ -50,7 +50,7 @@ class Story:
             return []
         seeds = run.seeds_of(planned[name].experiment, self.profile, self.seeds)
         wanted = [run.unit(catalogue.EXPERIMENTS, name, self.profile, seed, settings) for seed in seeds]
-        return [self._ensure(unit) for unit in wanted]
+        return [self._ensure(unit) for unit in run.offered(wanted)]
 
     def everything(self, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
         """All runs of the paper at this budget, stored or computed now.

@@ -14,7 +14,7 @@ from shrinkbook.experiments import (
     profiles,
     son2018,
 )
-from shrinkbook.experiments.run import Experiment, Unit, obstacle, seeds_of, unit
+from shrinkbook.experiments.run import Experiment, Unit, obstacle, offered, seeds_of, unit
 
 PAPERS: dict[str, dict[str, Experiment]] = {
     "li2017": li2017.EXPERIMENTS,
@@ -69,12 +69,12 @@ def units(
     """
     profiles.profile(profile)
     chosen = _experiments(wanted)
-    return [
+    return offered(
         unit(EXPERIMENTS, experiment.name, profile, seed)
         for experiment in chosen
         if profile in experiment.configs and (device is None or not obstacle(experiment, device))
         for seed in seeds_of(experiment, profile, seeds)
-    ]
+    )
 
 
 def left_out(wanted: Sequence[str] | None, profile: str, device: str) -> dict[str, str]:

@@ -4,8 +4,9 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -325,6 +326,12 @@ def obstacle(experiment: Experiment, device: str) -> str:
     if any(importlib.util.find_spec(package) is None for package in experiment.packages):
         found.append("needs `make phone-extra`")
     return " and ".join(found)
+
+
+def offered(wanted: Iterable[Unit]) -> list[Unit]:
+    """These units; where nothing may be computed (``SHRINKBOOK_STORED=1``), those of them that are stored."""
+    stored_only = os.environ.get("SHRINKBOOK_STORED") == "1"
+    return [one for one in wanted if not stored_only or one.find(store.runs_dir())]
 
 
 def stored_runs(wanted: Sequence[Unit], folder: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from shrinkbook.experiments import profiles
 from shrinkbook.experiments.head_to_head.arms import COMBINED, METHODS, arms
 from shrinkbook.experiments.head_to_head.timing import timed
 from shrinkbook.experiments.head_to_head.train import compared
-from shrinkbook.experiments.run import Experiment, Unit, ensure, obstacle, seeds_of, stored_runs, unit
+from shrinkbook.experiments.run import Experiment, Unit, ensure, obstacle, offered, seeds_of, stored_runs, unit
 from shrinkbook.experiments.steps import baseline
 
 __all__ = ["COMBINED", "EXPERIMENTS", "METHODS", "arms", "comparison", "record", "runs", "timed", "why_not"]
@@ -139,4 +139,4 @@ def _units(name: str, profile: str, seeds: Sequence[int] | None) -> list[Unit]:
     experiment = EXPERIMENTS[name]
     if profile not in experiment.configs:
         return []
-    return [unit(EXPERIMENTS, name, profile, seed) for seed in seeds_of(experiment, profile, seeds)]
+    return offered(unit(EXPERIMENTS, name, profile, seed) for seed in seeds_of(experiment, profile, seeds))

@@ -22,7 +22,7 @@ from shrinkbook.experiments.phone.measuring import (
     stored,
 )
 from shrinkbook.experiments.phone.subjects import subject
-from shrinkbook.experiments.run import Experiment, ensure, stored_runs, unit
+from shrinkbook.experiments.run import Experiment, ensure, offered, stored_runs, unit
 
 __all__ = [
     "EXPERIMENTS",
@@ -99,8 +99,8 @@ def runs(profile: str, where: str = "host", say: Callable[[str], None] | None = 
     if where != "host":
         return stored(EXPERIMENTS, profile, where)
     chosen = [name for name, one in EXPERIMENTS.items() if profile in one.configs]
-    wanted = {name: unit(EXPERIMENTS, name, profile, 0, {"engine": engine_here()}) for name in chosen}
-    return {name: ensure(one, "cpu", say) for name, one in wanted.items()}
+    wanted = [unit(EXPERIMENTS, name, profile, 0, {"engine": engine_here()}) for name in chosen]
+    return {one.experiment.name: ensure(one, "cpu", say) for one in offered(wanted)}
 
 
 def recorded() -> dict[str, dict[str, Any]]:
