@@ -79,7 +79,7 @@ phone-extra: .venv/.phone  ## what phones (and their stand-in, this host by ncnn
 phone-runner: $(READY)  ## the program that runs on the phone: RUNNER=binary is checked, else built once, ten minutes
 	@$(BIN)/python -m shrinkbook.measure.runner_build aarch64 build/phone
 
-notebooks: $(READY)  ## execute the notebooks at quick and keep their outputs; regenerate results/ and README from the record
+notebooks: $(READY)  ## execute the notebooks at quick and keep their outputs; regenerate results/ and README from the record, figures of standard too
 	$(BIN)/shrinkbook notebooks
 
 book: $(BOOK)  ## the offline HTML book of the executed notebooks, in build/book/html
