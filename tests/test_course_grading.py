@@ -25,7 +25,7 @@ boxed = pytest.mark.skipif(bool(NO_BOX), reason=NO_BOX)
 
 ROOT = store.root()
 TINY = ROOT / "tests" / "assignment" / "tiny" / "index_bits.ipynb"
-SMALL = Limits(cell=5, notebook=30, memory=700, processes=40, files=8, printed=1)
+SMALL = Limits(cell=10, notebook=45, memory=700, processes=40, files=8, printed=1)
 RIGHT = "def index_bits(k, transforms=1):\n    return (k - 1).bit_length() + (transforms - 1).bit_length()\n"
 TOKEN = "the-token-of-the-grader"
 
