@@ -311,6 +311,8 @@ def test_where_nothing_may_be_computed_only_stored_runs_are_offered(scratch, mon
     assert story.runs("dong2017.skip") == story.everything() == head_to_head.runs("head_to_head.digits", "quick") == []
     assert not any(phone.runs("quick"))
     kept = ensure(unit(catalogue.EXPERIMENTS, "dong2017.cost", "quick", 0))
-    assert [run["run_id"] for run in story.everything()] == [kept["run_id"]]
+    assert [found["run_id"] for found in story.everything()] == [kept["run_id"]]
+    assert run.obstacle(catalogue.EXPERIMENTS["dong2017.resnet20"], "cpu") == ""  # stored, it is shown without a GPU
     monkeypatch.delenv("SHRINKBOOK_STORED")
+    assert run.obstacle(catalogue.EXPERIMENTS["dong2017.resnet20"], "cpu") == "needs a GPU"
     assert len(catalogue.units(["dong2017"], "quick")) > 10

@@ -210,21 +210,24 @@ def refresh(options: argparse.Namespace) -> int:
     from shrinkbook.experiments import catalogue
 
     problems = []
-    attempted = [name for name in profiles.PROFILES if _attempted(_judge(catalogue.papers(), name, None, "record"))]
-    for name in attempted:
-        given = {} if name == "quick" else notebooks.from_the_record(store.build_dir() / "record")
+    for name in profiles.PROFILES:
+        attempted, kept = _attempted(_judge(catalogue.papers(), name, None, "record")), name == "quick"
+        if not (attempted or kept):
+            continue
+        given = {} if kept else notebooks.from_the_record(store.build_dir() / "record")
         for source in notebooks.paths(catalogue.NOTEBOOKS).values():
-            target = store.build_dir() / "notebooks" / ("" if name == "quick" else name) / source.name
+            target = store.build_dir() / "notebooks" / ("" if kept else name) / source.name
             problem = notebooks.execute(source, target, name, {}, given)
             if problem:
                 problems.append(problem)
                 print(problem, file=sys.stderr)
                 continue
-            if name == "quick":
+            if kept:
                 store.write_text(source, target.read_text(encoding="utf-8"))
                 notebooks.normalise(source)
             say(f"{source.name}: executed at {name}")
-        _write(catalogue.papers(), name, None, "record")
+        if attempted:
+            _write(catalogue.papers(), name, None, "record")
     readme = store.root() / "README.md"
     store.write_text(readme, report.readme_block(readme.read_text(encoding="utf-8"), _front()))
     return 1 if problems else 0

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import nbformat
@@ -59,7 +58,7 @@ def execute(
     target: Path,
     profile: str,
     parameters: Mapping[str, Any],
-    environment: Mapping[str, str] = MappingProxyType({}),
+    environment: Mapping[str, str] | None = None,
 ) -> str | None:
     """Run a notebook from top to bottom into ``target``, its kernel started with more of an environment if given.
 
@@ -91,7 +90,9 @@ def execute(
         "-y",
         yaml.safe_dump({**parameters, "profile": profile}),
     ]
-    done = subprocess.run(command, env={**kernel_environment(profile), **environment}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**kernel_environment(profile), **(environment or {})}, capture_output=True, text=True
+    )
     problem = complaint(part) if done.returncode == 0 else _last_line(done.stderr)
     if problem is None:
         part.replace(target)

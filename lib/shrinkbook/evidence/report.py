@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -257,17 +257,19 @@ def _readme(profile: str, source: str, papers: Sequence[Paper], results: Sequenc
 
 def by_machine(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Runs by the machine that computed them; an experiment's seeds need not share one."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(machine(run), []).append(run)
-    return dict(sorted(found.items()))
+    return _grouped(runs, machine)
 
 
 def _computed(runs: Iterable[Run]) -> str:
+    by_experiment = _grouped(runs, lambda run: run["experiment"])
+    return "; ".join(f"{name} seed {seeds_text(own)}" for name, own in by_experiment.items())
+
+
+def _grouped(runs: Iterable[Run], name: Callable[[Run], str]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for run in runs:
-        found.setdefault(run["experiment"], []).append(run)
-    return "; ".join(f"{name} seed {seeds_text(own)}" for name, own in sorted(found.items()))
+        found.setdefault(name(run), []).append(run)
+    return dict(sorted(found.items()))
 
 
 def machine(run: Run) -> str:

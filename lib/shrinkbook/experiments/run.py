@@ -318,7 +318,9 @@ def ensure(wanted: Unit, device: str | None = None, progress: Progress | None = 
 
 
 def obstacle(experiment: Experiment, device: str) -> str:
-    """Why an experiment is not in a plan for this machine, empty if it is."""
+    """Why an experiment is not in a plan for this machine, empty if it is: always where nothing may be computed."""
+    if stored_only():
+        return ""
     if experiment.gpu and device == "cpu":
         return "needs a GPU"
     missing = [name for name in experiment.needs if not weights.PUBLIC[name].path.exists()]
@@ -329,9 +331,13 @@ def obstacle(experiment: Experiment, device: str) -> str:
 
 
 def offered(wanted: Iterable[Unit]) -> list[Unit]:
-    """These units; where nothing may be computed (``SHRINKBOOK_STORED=1``), those of them that are stored."""
-    stored_only = os.environ.get("SHRINKBOOK_STORED") == "1"
-    return [one for one in wanted if not stored_only or one.find(store.runs_dir())]
+    """These units; where nothing may be computed, those of them that are stored."""
+    return [one for one in wanted if not stored_only() or one.find(store.runs_dir())]
+
+
+def stored_only() -> bool:
+    """Whether nothing may be computed (``SHRINKBOOK_STORED=1``): runs of any machine are shown, on any machine."""
+    return os.environ.get("SHRINKBOOK_STORED") == "1"
 
 
 def stored_runs(wanted: Sequence[Unit], folder: Path) -> list[dict[str, Any]]:
