@@ -56,12 +56,15 @@ for address in [("127.0.0.1", {port}), ("1.1.1.1", 53)]:
 print([name for _, name in socket.if_nameindex()])
 """
 
-EATER = """
-import os, time
+ASKER = """
 try:
     block = bytearray(2_000_000_000)
 except MemoryError:
     print("one process: MemoryError")
+"""
+
+EATER = """
+import os, time
 for _ in range(20):
     if os.fork() == 0:
         block = bytearray(200_000_000)
@@ -192,7 +195,7 @@ class Classroom:
             "syntax": solved(release, "def index_bits(k:\n"),
             "tampered": tampered(release),
             "loop": solved(release, "def index_bits(k, transforms=1):\n    while True: pass"),
-            "eater": solved(release, RIGHT, new_code_cell(EATER)),
+            "eater": solved(release, RIGHT, new_code_cell(ASKER), new_code_cell(EATER)),
             "breeder": solved(release, RIGHT, new_code_cell(BREEDER)),
             "thief": solved(release, RIGHT, new_code_cell(thief)),
             "caller": solved(release, RIGHT, new_code_cell(caller)),
