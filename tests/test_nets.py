@@ -37,6 +37,34 @@ def test_cost_agrees_with_pytorchs_own_counter():
     assert cost(model, (3, 32, 32)).mac * 2 == counter.get_total_flops()
 
 
+def test_cost_sees_layers_that_do_not_fit_and_leaves_the_network_alone():
+    net = nets.resnet_cifar(8)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    assert cost(net, (3, 32, 32)) == cost(net, (3, 32, 32)) and net.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert net(torch.zeros(2, 3, 32, 32)).abs().sum() > 0  # its batch norms and linear layer still compute
+    narrow = nets.resnet_cifar(8)
+    narrow.bn1 = torch.nn.BatchNorm2d(15)
+    with pytest.raises(RuntimeError, match="reads 15 channels gets 16"):
+        cost(narrow, (3, 32, 32))
+    narrow.bn1, narrow.linear = torch.nn.BatchNorm2d(16), torch.nn.Linear(63, 10)
+    with pytest.raises(RuntimeError, match="reads 63 channels gets 64"):
+        cost(narrow, (3, 32, 32))
+
+
+def test_a_skeleton_has_all_shapes_and_no_numbers():
+    net = nets.resnet_cifar(8).double().eval()
+    net.linear.weight.requires_grad_(False)
+    net.tied = net.linear
+    bare = nets.skeleton(net)
+    assert type(bare) is type(net) and not bare.training and bare.tied is bare.linear
+    assert [(n, t.shape, t.dtype, t.requires_grad) for n, t in bare.state_dict(keep_vars=True).items()] == [
+        (n, t.shape, t.dtype, t.requires_grad) for n, t in net.state_dict(keep_vars=True).items()
+    ]
+    assert all(tensor.is_meta for tensor in bare.state_dict().values())
+    assert isinstance(bare.linear.weight, torch.nn.Parameter) and not any(t.is_meta for t in net.state_dict().values())
+
+
 def test_state_bytes_is_what_a_checkpoint_holds():
     model = nets.resnet_cifar(20)
     floats = sum(t.numel() for t in model.state_dict().values() if t.dtype == torch.float32)

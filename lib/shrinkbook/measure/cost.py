@@ -1,11 +1,13 @@
 """What a network costs on paper: multiply-accumulates, weights and bytes, layer by layer, without running it."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from shrinkbook.nets import skeleton
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,24 @@ def _watch(
     model: nn.Module, input_shape: Sequence[int], look: Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], None]
 ) -> None:
     """Run a copy on one image of the meta device; ``look`` gets name, module, inputs and output of every module."""
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = skeleton(model).eval()
     for name, module in twin.named_modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.Linear):
+            module.forward = partial(_shape_only, module)  # type: ignore[method-assign]
         module.register_forward_hook(lambda module, inputs, output, name=name: look(name, module, inputs, output))
     with torch.no_grad():
         twin(torch.empty(1, *input_shape, device="meta"))
+
+
+def _shape_only(layer: nn.BatchNorm1d | nn.BatchNorm2d | nn.Linear, inputs: Tensor) -> Tensor:
+    """A tensor of the layer's output shape. PyTorch's own on the meta device are programs in Python, and slow."""
+    if isinstance(layer, nn.Linear):
+        reads, axis, output = layer.in_features, -1, inputs.new_empty(*inputs.shape[:-1], layer.out_features)
+    else:
+        reads, axis, output = layer.num_features, 1, inputs
+    if inputs.shape[axis] != reads:
+        raise RuntimeError(f"a layer that reads {reads} channels gets {inputs.shape[axis]}")
+    return output
 
 
 def weight_count(model: nn.Module) -> int:

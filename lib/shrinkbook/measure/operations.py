@@ -1,6 +1,5 @@
 """Every operation of a forward pass, by kind, for papers whose FLOPs count more than convolutions and products."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from shrinkbook.nets import skeleton
 
 KINDS = ("products", "bias", "batch norm", "activation", "addition", "pooling", "pixels")
 
@@ -30,7 +31,7 @@ def operations(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     Raises:
         ValueError: an operation on numbers that none of the kinds covers, which would make the count wrong.
     """
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = skeleton(model).eval()
     with torch.no_grad(), _Counter() as counter:
         twin(torch.empty(1, *input_shape, device="meta"))
     return {**counter.found, "pixels": math.prod(input_shape)}

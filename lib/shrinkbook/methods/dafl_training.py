@@ -3,7 +3,6 @@
 Both networks are in training mode throughout. A step changes what its optimisers hold and nothing else.
 """
 
-import copy
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 
 from shrinkbook.methods.dafl import Form, Generator, Losses, Teacher, Weights, generator_loss, mean_entropy
 from shrinkbook.methods.distillation import Report, distillation_loss, frozen_copy, report
+from shrinkbook.nets import skeleton
 
 MNIST = Weights()
 """The paper's weights there, for losses in the code's form."""
@@ -155,7 +155,7 @@ def compress(
     batches = (noise(batch, generator.latent, source, device) for _ in range(steps))
     student, generator = student.train(), generator.train()
     rows = list(joint_training(generator, student, fixed, optimisers, batches, weights, form, temperature))
-    made = copy.deepcopy(generator).to("meta")(torch.empty(2, generator.latent, device="meta"))
+    made = skeleton(generator)(torch.empty(2, generator.latent, device="meta"))
     return student, report(teacher, student, made.shape[1:], steps * batch, rows)
 
 

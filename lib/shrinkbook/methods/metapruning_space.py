@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shrinkbook.measure.cost import cost
+from shrinkbook.nets import skeleton
 from shrinkbook.nets.coupling import Coupling
 from shrinkbook.nets.tracing import traced
 
@@ -96,7 +97,7 @@ class SearchSpace:
         if list(self.ratios) != sorted(set(self.ratios)):
             raise ValueError(f"width ratios {list(self.ratios)}: write them from small to large, each once")
         self.couplings = dict(couplings)
-        self.skeleton = copy.deepcopy(model).to("meta")
+        self.skeleton = skeleton(model)
         self.convolutions = {n: m for n, m in self.skeleton.named_modules() if isinstance(m, nn.Conv2d)}
         for conv in self.convolutions.values():
             if conv.kernel_size == (1, 1) and conv.stride != (1, 1):

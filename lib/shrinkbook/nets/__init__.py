@@ -4,7 +4,7 @@ from shrinkbook.nets.alexnet import alexnet, alexnet_one_tower
 from shrinkbook.nets.coupling import Coupling
 from shrinkbook.nets.densenet import DenseNet, densenet_12_40, densenet_bc_100_12
 from shrinkbook.nets.googlenet import googlenet
-from shrinkbook.nets.init import initialize
+from shrinkbook.nets.init import initialize, skeleton
 from shrinkbook.nets.lenet import LeNet, hinton_net, lenet5, lenet5_half
 from shrinkbook.nets.mobilenet import (
     MobileNetV1,
@@ -57,6 +57,7 @@ __all__ = [
     "resnet34_cifar",
     "resnet50",
     "resnet_cifar",
+    "skeleton",
     "vgg16",
     "vgg16_imagenet",
     "vgg16_one_linear",

@@ -1,7 +1,13 @@
-"""Starting weights, the same rule for every network and for every pruned shape of it."""
+"""Starting weights, the same rule for every network and for every pruned shape of it; and networks without any."""
+
+import copy
+import itertools
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def initialize(model: nn.Module, seed: int) -> nn.Module:
@@ -23,3 +29,13 @@ def initialize(model: nn.Module, seed: int) -> nn.Module:
             elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.Linear):
                 module.reset_parameters()
     return model
+
+
+def skeleton(model: Model) -> Model:
+    """A copy on the meta device: modules, shapes and types, no numbers. Weights are neither read nor copied."""
+    bare: dict[int, torch.Tensor] = {}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        bare[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
+    return copy.deepcopy(model, bare)

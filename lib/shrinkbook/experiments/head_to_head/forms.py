@@ -23,7 +23,7 @@ from shrinkbook.methods.clustered_bytes import from_bytes, to_bytes
 from shrinkbook.methods.clustered_layers import clustered_layers, expand
 from shrinkbook.methods.lccl import add_lccl
 from shrinkbook.methods.metapruning_space import RATIOS, SearchSpace, free_widths_of
-from shrinkbook.nets import initialize
+from shrinkbook.nets import initialize, skeleton
 from shrinkbook.training import checkpoint
 
 Step = Mapping[str, Any]
@@ -63,7 +63,7 @@ def untrained(model: nn.Module, step: Step, shape: Shape, seed: int = 0) -> nn.M
     """As :func:`applied` where only the shape matters: nothing is decomposed, the factors are random."""
     if "tucker" not in step:
         return applied(model, step, shape, seed)
-    bare = applied(copy.deepcopy(model).to("meta"), step, shape)
+    bare = applied(skeleton(model), step, shape)
     return initialize(bare.to_empty(device="cpu"), seed).train(model.training)
 
 
