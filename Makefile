@@ -52,8 +52,8 @@ reproduce: $(READY)  ## compute a profile afresh, execute the notebooks, regener
 plan: $(READY)  ## what reproduce would run: stored, or expected time
 	@$(BIN)/shrinkbook plan $(OPTIONS) $(if $(DEVICE),--device $(DEVICE))
 
-test: $(READY)  ## library tests, notebooks against their stored outputs (three at once: they wait for a third of their time)
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout 240 \
+test: $(READY)  ## library tests, notebooks against their stored outputs (four at once: they wait for a third of their time)
+	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout 240 \
 	  --nbval-sanitize-with tests/sanitize.cfg tests $(wildcard notebooks/*.ipynb)
 
 check: $(READY)  ## ruff and mypy

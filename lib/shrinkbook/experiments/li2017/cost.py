@@ -24,7 +24,8 @@ def costs(run: Context) -> None:
 
     Which filters go does not matter for the cost, so untrained networks are pruned.
     """
-    base = {net: counted(net, NETS[net]()) for net in INPUTS}
+    models = {net: NETS[net]() for net in INPUTS}
+    base = {net: counted(net, model) for net, model in models.items()}
     for net, found in base.items():
         run.cell(f"table1/{net}/flop", found.mac)
         run.cell(f"table1/{net}/params", found.weights)
@@ -33,7 +34,7 @@ def costs(run: Context) -> None:
     for name, pruned in PRUNED.items():
         if pruned.net not in INPUTS:
             continue
-        smaller, report = compress(NETS[pruned.net](), pruned.ratios)
+        smaller, report = compress(models[pruned.net], pruned.ratios)
         kept[name] = report.filters_after
         found = counted(pruned.net, smaller)
         cells = {
