@@ -21,6 +21,7 @@ export IPYTHONDIR := $(CURDIR)/.ipython
 export JUPYTER_NO_CONFIG := 1
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH
+unexport PYTHONDONTWRITEBYTECODE  # set in many images: every process would compile all the modules that it imports anew
 export PHONE SUBMISSIONS
 
 .PHONY: help setup reproduce plan test verify bench data notebooks book assignments grade lab check phone-extra phone-runner clean
@@ -52,8 +53,8 @@ reproduce: $(READY)  ## compute a profile afresh, execute the notebooks, regener
 plan: $(READY)  ## what reproduce would run: stored, or expected time
 	@$(BIN)/shrinkbook plan $(OPTIONS) $(if $(DEVICE),--device $(DEVICE))
 
-test: $(READY)  ## library tests, notebooks against their stored outputs (four at once: they wait for a third of their time)
-	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout 240 \
+test: $(READY)  ## library tests, notebooks against their stored outputs (three at once: they wait for a third of their time)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout 240 \
 	  --nbval-sanitize-with tests/sanitize.cfg tests $(wildcard notebooks/*.ipynb)
 
 check: $(READY)  ## ruff and mypy

@@ -40,6 +40,13 @@ def test_ci_runs_what_the_readme_says():
     assert {command.removeprefix("make ") for command in BY_CI} <= goals
 
 
+def test_what_would_lead_make_astray_does_not_reach_its_commands():
+    astray = dict.fromkeys(("JUPYTER_PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"), "1")
+    shown = ["make", "--eval=shown:; @env", "shown"]
+    done = subprocess.run(shown, cwd=ROOT, env={**os.environ, **astray}, capture_output=True, text=True, check=True)
+    assert not set(astray) & {line.partition("=")[0] for line in done.stdout.splitlines()}
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
