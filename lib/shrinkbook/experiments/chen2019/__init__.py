@@ -107,7 +107,7 @@ _ALL = [
     ),
     Experiment(
         "chen2019.mnist_noise", without_data, {"standard": {**LENET, **mnist(24_000, 200, PLAIN, "paper")}},
-        parents=("chen2019.mnist",), seeds={"standard": 3}, seconds={"standard": 2500},
+        parents=("chen2019.mnist",), seeds={"standard": 3}, seconds={"standard": 4800},
     ),
     Experiment(
         "chen2019.mnist_600it", without_data,
