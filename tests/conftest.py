@@ -80,6 +80,17 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Trainings of this test are the same whatever ran before: an experiment leaves its number of threads behind."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def paths_of(claim: Claim) -> list[str]:
     """The measurements that a claim reads."""
     trend = [claim.trend["x"], claim.trend["y"]] if claim.trend else []

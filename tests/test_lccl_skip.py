@@ -165,7 +165,7 @@ def trained(digits, kind: str, block=None) -> nn.Module:
     options = {} if block is None else {"block": block, "projection": True}
     model = add_lccl(nets.initialize(PreactResNet((1, 1), (8, 16), in_channels=1, **options), 0), kind=kind)
     images, labels, _ = digits
-    optimiser = torch.optim.Adam(model.parameters(), 0.01)  # by SGD, rounding decides what 100 steps give
+    optimiser = torch.optim.SGD(model.parameters(), 0.2, momentum=0.9, nesterov=True)
     stream, losses = torch.Generator().manual_seed(0), []
     for _ in range(100):
         rows = torch.randint(len(images), (50,), generator=stream)
@@ -178,6 +178,7 @@ def trained(digits, kind: str, block=None) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("kind", "block"), [("kxkxCx1", None), ("1x1xCxT", None), ("kxkxCx1", PreactBottleneckBlock)])
 def test_a_trained_network_skips_exactly_what_its_gates_close(digits, kind, block):
     model, x = trained(digits, kind, block), digits[2]
@@ -193,7 +194,7 @@ def test_a_trained_network_skips_exactly_what_its_gates_close(digits, kind, bloc
         maps_a_gate = 1 if kind == "1x1xCxT" else main.out_channels
         assert layer.main.multiplications == layer.main.positions * main.weight[0].numel() * maps_a_gate
         shares.append(1 - kept / gate.numel())
-    assert max(shares) > 0.1 and min(shares) < 0.9, shares
+    assert 0.1 < sum(shares) / len(shares) < 0.9, shares
     assert gates(model) and not gates(fast) and not fast.training
 
 

@@ -17,13 +17,7 @@ from shrinkbook.training.fit import cross_entropy, fit, train_step
 from shrinkbook.training.precision import autocast_dtype, bf16_units, conv3x3_by_product, precision
 from shrinkbook.training.recipe import Recipe, optimiser_of
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
