@@ -1,10 +1,15 @@
 """Liu et al. 2019: tables, claims, the pipeline on digits and CIFAR at tiny budgets, ImageNet on made-up images."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import SmallCifar, paths_of
@@ -14,6 +19,7 @@ from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, phone, profiles, steps
 from shrinkbook.experiments.liu2019 import controls, cost, imagenet, latency, printed, spaces
+from shrinkbook.experiments.liu2019 import scratch as from_scratch
 from shrinkbook.experiments.liu2019 import tables as pages
 from shrinkbook.experiments.liu2019.spread import spreading
 from shrinkbook.experiments.run import Context, ensure, unit
@@ -23,7 +29,7 @@ from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
 from shrinkbook.methods.metapruning_search import evolve
 from shrinkbook.methods.metapruning_space import MacCount
 from shrinkbook.nets import initialize
-from shrinkbook.training import data, folder
+from shrinkbook.training import checkpoint, data, folder
 from shrinkbook.training.data import DataError
 from shrinkbook.training.evaluate import evaluate
 from shrinkbook.training.recipe import Recipe
@@ -237,6 +243,62 @@ def test_evaluations_on_two_processes_are_the_same(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(profiles.PROCESSES, "2")
     with spreading(proxy) as spread:
         assert spread is not map and list(spread(proxy, vectors)) == [proxy(genes) for genes in vectors]
+
+
+def test_networks_trained_side_by_side_are_those_trained_one_after_another(scratch, monkeypatch) -> None:
+    asked = unit(catalogue.EXPERIMENTS, "liu2019.digits", "quick", 0, {"final": ONE_EPOCH})
+    space = spaces.SPACES["digits ResNet of three blocks"].space()
+    networks = {
+        "full": from_scratch.Planned(space.base, 0),
+        "narrow": from_scratch.Planned(space.uniform(0.5), 0),
+        "narrow again": from_scratch.Planned(space.uniform(0.5), 1),
+    }
+    found, weights = [], []
+    for processes in ("1", "2"):
+        monkeypatch.setenv(profiles.PROCESSES, processes)
+        said: list[str] = []
+        run = Context(asked, "cpu", {}, said.append)
+        run.load_data()
+        found.append(from_scratch.accuracies(run, space, networks))
+        weights.append([checkpoint.load(run.unit.part(label))[0] for label in networks])
+        for label in networks:
+            run.unit.part(label).unlink()
+        there = [line for line in said if line.endswith(": trained")]
+        assert len(there) == (0 if processes == "1" else 3)
+        assert any("in training" in line for line in said) == (processes == "1")
+    assert found[0] == found[1] and len(set(found[0].values())) == 3
+    for one, other in zip(*weights, strict=True):
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+WAITS = """
+import os
+from shrinkbook.experiments.liu2019 import spread
+pool = spread._pool(1)
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(__import__("time").sleep, 60).result()
+"""
+
+
+def test_a_killed_run_leaves_no_process_behind() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True, env={**os.environ, profiles.PROCESSES: "1"}
+    ) as run:
+        assert run.stdout
+        worker = psutil.Process(int(run.stdout.readline()))
+        assert worker.is_running()
+        run.kill()
+    deadline = time.monotonic() + 10
+    while _alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # nobody may be there to collect it
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_downsampling_widths_are_those_that_strided_convolutions_write() -> None:

@@ -346,7 +346,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--profile", default="quick")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument(
-        "--jobs", type=_jobs, default=1, help="processes for the evaluations of a search; results do not depend on it"
+        "--jobs", type=_jobs, default=1, help="processes for a search and its networks; results do not depend on it"
     )
     one.add_argument("--phone", default=None, help="build on runs of this phone, by the name that they carry")
     board = command("status", status)

@@ -12,8 +12,8 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2*
 same numbers, and with large batches far sooner. Other C libraries do not read them."""
 
 PROCESSES = "SHRINKBOOK_JOBS"
-"""How many processes the evaluations of one search are spread over; `shrinkbook run --jobs` sets it. No result, and so
-no run's identity, depends on it."""
+"""How many processes one run is spread over where its parts do not wait for one another (evaluations of a search,
+networks trained from scratch); `shrinkbook run --jobs` sets it. No result, and so no run's identity, depends on it."""
 
 
 @dataclass(frozen=True)

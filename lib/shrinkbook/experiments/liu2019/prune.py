@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,20 @@ from shrinkbook.experiments.liu2019.controls import (
     uniform_ratios,
 )
 from shrinkbook.experiments.liu2019.latency import seconds_of
-from shrinkbook.experiments.liu2019.spaces import (
-    SPACES,
-    load_search,
-    load_vector,
-    save_vector,
-    saving,
-    uniform_vector,
-)
-from shrinkbook.experiments.liu2019.spread import spreading
+from shrinkbook.experiments.liu2019.scratch import accuracies, planned
+from shrinkbook.experiments.liu2019.spaces import SPACES, load_search, save_vector, saving, uniform_vector
+from shrinkbook.experiments.liu2019.spread import spreading, train_ahead
 from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy, rounded
 from shrinkbook.measure.cost import cost
-from shrinkbook.methods.metapruning import PruningNet
-from shrinkbook.methods.metapruning_candidates import Constraint, Evolution
+from shrinkbook.methods.metapruning import Kind, PruningNet
+from shrinkbook.methods.metapruning_candidates import Candidate, Constraint, Evolution
 from shrinkbook.methods.metapruning_search import evolve, random_search
 from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
-from shrinkbook.nets import initialize
 from shrinkbook.training.batches import split_validation
 from shrinkbook.training.data import DataSet
+
+KINDS: tuple[Kind, ...] = ("generated", "shared")  # the paper's, and plain shared weights as the control
 
 
 def searched(run: Context) -> None:
@@ -46,26 +40,42 @@ def searched(run: Context) -> None:
     config, full = run.config, run.load_data()
     net, place = config["net"], run.unit.checkpoint
     space = SPACES[net].space()
-    keep, held = split_validation(len(full.y_train), config["val_fraction"], run.seed)
-    held = held[: config["val_images"]]
-    part = dataclasses.replace(full.tested_on(held), x_train=full.x_train[keep], y_train=full.y_train[keep])
-    networks: dict[str, PruningNet] = {}
-    for kind in ("generated", "shared"):
-        run.data = part
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            networks[kind] = PruningNet(space, SPACES[net].hidden, kind)
-        run.train(networks[kind], run.recipe(config["recipe"]), kind, resume=run.unit.part(kind))
-        networks[kind].eval()
-        run.data = full
+    part = searching_part(run, full)
+    train_ahead(run, _pruning_net, dict.fromkeys(KINDS, net))
+    networks: dict[str, PruningNet] = {kind: pruning_net(run, part, kind, space) for kind in KINDS}
+    run.data = full
     proxy = Proxy(networks["generated"], part, config["images"], run.device)
     unseen = {k: dataclasses.replace(proxy, net=one, data=_tested(part, full)) for k, one in networks.items()}
     uniform_proxies(run, space, unseen)
     run.measurements["tied"] = tied(run, space)
     found = searches(run, space, proxy, unseen["generated"], net, place)
-    trained = Trained(run, space, net, place)
+    drawn = random_search(
+        space, lambda genes: 0.0, next(iter(found.values()))["constraint"], config["random_widths"], run.seed + 1
+    ).candidates
+    trained = accuracies(run, space, planned(run, space, found, [one.genes for one in drawn], place))
     gains(run, trained, found)
-    ranks(run, trained, proxy, found)
+    ranks(run, trained, proxy, drawn, next(iter(found)))
+
+
+def searching_part(run: Context, full: DataSet) -> DataSet:
+    """What a search may see: training images without a held-out slice, and of that the images it looks at as test."""
+    keep, held = split_validation(len(full.y_train), run.config["val_fraction"], run.seed)
+    held = held[: run.config["val_images"]]
+    return dataclasses.replace(full.tested_on(held), x_train=full.x_train[keep], y_train=full.y_train[keep])
+
+
+def pruning_net(run: Context, part: DataSet, kind: Kind, space: SearchSpace) -> PruningNet:
+    """A trained PruningNet, or its control; training sees the searching part alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        network = PruningNet(space, SPACES[run.config["net"]].hidden, kind)
+    run.data = part
+    run.train(network, run.recipe(run.config["recipe"]), kind, resume=run.unit.part(kind))
+    return network.eval()
+
+
+def _pruning_net(run: Context, kind: Kind, net: str) -> None:
+    pruning_net(run, searching_part(run, run.load_data()), kind, SPACES[net].space())
 
 
 def _tested(part: DataSet, full: DataSet) -> DataSet:
@@ -177,33 +187,9 @@ def kept(run: Context, space: SearchSpace, limit: Constraint, settings: Evolutio
     }
 
 
-@dataclass
-class Trained:
-    """Networks of chosen widths trained from scratch, all by the same recipe on the whole training set."""
-
-    run: Context
-    space: SearchSpace
-    net: str
-    place: Path
-
-    def accuracy(self, widths: dict[str, int], label: str, seed: int | None = None) -> float:
-        """Test accuracy in percent; the seed, by default the run's, decides initial weights and order of the images."""
-        seed = self.run.seed if seed is None else seed
-        model = initialize(self.space.network(widths).to_empty(device="cpu"), seed)
-        recipe = self.run.recipe(self.run.config["final"])
-        self.run.train(model, recipe, label, resume=self.run.unit.part(label), seed=seed, replay=True)
-        return self.run.stage(label, model)
-
-
-def gains(run: Context, trained: Trained, found: dict[str, dict[str, Any]]) -> None:
-    """Every winner, read from the vector file, against uniform widths of its own cost, trained from the same seed."""
-    differences: dict[str, float] = {}
-    for label, one in found.items():
-        widths = load_vector(trained.place.with_name(one["vector"]), trained.net, trained.space)
-        searched = trained.accuracy(widths, f"searched {label}")
-        uniform = trained.accuracy(one["control"]["widths"], f"uniform {label}")
-        differences[label] = searched - uniform
-        run.progress(f"{label}: searched {searched:.2f} %, uniform {uniform:.2f} %")
+def gains(run: Context, trained: Mapping[str, float], found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Every winner against uniform widths of its own cost, trained from the same seed; PruningNet against the full."""
+    differences = {label: trained[f"searched {label}"] - trained[f"uniform {label}"] for label in found}
     run.measurements["gain"] = differences
     by_unit = {
         unit: [g for label, g in differences.items() if label.startswith(unit)] for unit in run.config["constraints"]
@@ -212,31 +198,24 @@ def gains(run: Context, trained: Trained, found: dict[str, dict[str, Any]]) -> N
     run.measurements["gaps"]["smallest_budget"] = by_unit["mac"][0] - by_unit["mac"][-1]
     if "latency" in by_unit:
         run.measurements["gaps"]["latency_over_mac"] = float(np.mean(by_unit["latency"]) - np.mean(by_unit["mac"]))
-    trained.accuracy(trained.space.base, "full")
     last = {row["phase"]: row["train_accuracy"] for row in run.history}
     written, plain = last["generated"], last["full"]
     run.measurements["reach"] = {"PruningNet": written, "full": plain, "share": written / plain}
     run.measurements["gaps"]["half"] = 100 * (written / plain - 0.5)
 
 
-def ranks(run: Context, trained: Trained, proxy: Proxy, found: dict[str, dict[str, Any]]) -> None:
+def ranks(run: Context, trained: Mapping[str, float], proxy: Proxy, drawn: Sequence[Candidate], label: str) -> None:
     """Random vectors below the smallest budget, trained: does accuracy with generated weights rank them?
 
     The premise of a verdict, fixed beforehand: the standard deviation over random widths exceeds twice that over
     seeds of one network; else the task cannot tell widths apart.
     """
-    label, first = next(iter(found.items()))
-    control = random_search(
-        trained.space, lambda genes: 0.0, first["constraint"], run.config["random_widths"], run.seed + 1
-    )
-    rows: list[dict[str, Any]] = []
-    for number, one in enumerate(control.candidates):
-        accuracy = trained.accuracy(trained.space.widths(one.genes), f"random {number}")
-        rows.append({"genes": list(one.genes), "mac": one.cost, "proxy": proxy(one.genes), "trained": accuracy})
-    again = [run.stages[f"uniform {label}"]["accuracy"]["last"]]
-    for seed in range(1, run.config["reseeds"]):
-        widths = first["control"]["widths"]
-        again.append(trained.accuracy(widths, f"uniform again {seed}", run.seed + 1000 * seed))
+    rows: list[dict[str, Any]] = [
+        {"genes": list(one.genes), "mac": one.cost, "proxy": proxy(one.genes), "trained": trained[f"random {number}"]}
+        for number, one in enumerate(drawn)
+    ]
+    again = [trained[f"uniform {label}"]]
+    again += [trained[f"uniform again {seed}"] for seed in range(1, run.config["reseeds"])]
     columns = {key: [row[key] for row in rows] for key in ("proxy", "trained", "mac")}
     run.measurements["ranks"] = {
         "rows": rows,

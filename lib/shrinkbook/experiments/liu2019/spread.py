@@ -1,37 +1,81 @@
-"""Evaluations of a search on several processes: the same numbers, sooner."""
+"""Evaluations of a search, and networks that do not wait for one another, on several processes: the same, sooner."""
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, TypeVar
 
 import torch
 
 from shrinkbook.experiments import profiles
+from shrinkbook.experiments.run import Context, Unit
 from shrinkbook.experiments.steps import Proxy
 from shrinkbook.methods.metapruning_search import Spread
 from shrinkbook.methods.metapruning_space import Genes
 
 _PROXY: list[Proxy] = []
+Label = TypeVar("Label", bound=str)
+What = TypeVar("What")
 
 
 @contextmanager
 def spreading(proxy: Proxy) -> Iterator[Spread]:
     """How candidates are evaluated: here, or on as many processes as were asked for, each with the run's threads."""
-    processes = int(os.environ.get(profiles.PROCESSES, "1"))
-    if processes == 1:
+    if _processes() == 1:
         yield map
         return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _begin, (proxy, torch.get_num_threads())) as pool:
+    with _pool(torch.get_num_threads(), proxy) as pool:
         yield lambda _, vectors: pool.map(_evaluated, vectors)
 
 
-def _begin(proxy: Proxy, threads: int) -> None:
+def train_ahead(run: Context, train: Callable[[Context, Label, What], object], what: Mapping[Label, What]) -> None:
+    """Train networks side by side, if several processes were asked for, and leave their finished checkpoints.
+
+    The run then does what it does anyway, one after another, and finds each training at its end: results, their order
+    and what an interrupted run goes on from are those of one process.
+
+    Args:
+        train: of a module, given a context of the same run with nothing in it, a label and what it stands for; saves
+            to the checkpoint that the run resumes from.
+        what: by label; those that take longest should come first.
+    """
+    if _processes() == 1:
+        return
+    with _pool(torch.get_num_threads()) as pool:
+        started = {pool.submit(_trained, run.unit, run.device, train, *one): one[0] for one in what.items()}
+        for done in as_completed(started):
+            done.result()
+            run.progress(f"{started[done]}: trained")
+
+
+def _processes() -> int:
+    return int(os.environ.get(profiles.PROCESSES, "1"))
+
+
+def _pool(threads: int, proxy: Proxy | None = None) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(_processes(), get_context("spawn"), _begin, (threads, proxy))
+
+
+def _begin(threads: int, proxy: Proxy | None) -> None:
     torch.set_num_threads(threads)
-    _PROXY[:] = [proxy]
+    _PROXY[:] = [] if proxy is None else [proxy]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed run must not leave processes that wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _evaluated(genes: Genes) -> float:
     return _PROXY[0](genes)
+
+
+def _trained(unit: Unit, device: str, train: Callable[..., object], label: str, what: Any) -> None:
+    train(Context(unit, device, {}, lambda message: None), label, what)
