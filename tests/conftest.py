@@ -20,7 +20,7 @@ import pytest
 
 from shrinkbook import notebooks  # imports no torch: the pins below must stand before that
 from shrinkbook.evidence import store
-from shrinkbook.evidence.claims import Claim
+from shrinkbook.evidence.paper import Claim
 
 assert "torch" not in sys.modules, "torch was imported before the environment of profile quick was set"
 os.environ.pop("JUPYTER_PATH", None)

@@ -5,6 +5,7 @@ from decimal import Decimal
 import pytest
 
 from shrinkbook.evidence import claims, verdicts
+from shrinkbook.evidence.paper import STATUSES
 from shrinkbook.evidence.statistics import agree
 from shrinkbook.experiments.catalogue import EXPERIMENTS
 from shrinkbook.experiments.run import ensure, unit
@@ -27,7 +28,7 @@ def number(address: str) -> float:
 
 def test_every_cell_says_where_it_is_from():
     assert all(cell.note for cell in CELLS)
-    by_status = {status: {cell.table for cell in CELLS if cell.status == status} for status in claims.STATUSES}
+    by_status = {status: {cell.table for cell in CELLS if cell.status == status} for status in STATUSES}
     assert by_status == {
         "verified": {"table1", "table2", "table3"},
         "secondary": {"table4", "references"},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shrinkbook.evidence import claims, store
-from shrinkbook.evidence.claims import PaperError
+from shrinkbook.evidence.paper import STATUSES, PaperError
 
 TOML = """\
 key = "toy2020"
@@ -292,7 +292,7 @@ def test_every_committed_cell_parses(key: str) -> None:
         assert paper.cell(cell.address) is cell
     for claim in paper.claims:
         assert paper.printed(claim), claim.id
-        assert paper.source_status(claim) in claims.STATUSES
+        assert paper.source_status(claim) in STATUSES
         assert claim.stable or claim.kind != "structural"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shrinkbook import cli, notebooks
+from shrinkbook import cli, notebooks, results
 from shrinkbook.evidence import claims, report, store
 from shrinkbook.experiments import catalogue, run
 
@@ -47,7 +47,7 @@ def house(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     name = "li2017.cost"
     monkeypatch.setattr(catalogue, "PAPERS", {"li2017": {name: catalogue.EXPERIMENTS[name]}})
     monkeypatch.setattr(catalogue, "OTHERS", {})
-    (folder / "README.md").write_text(report.readme_block(f"# House\n{report.BEGIN}\n{report.END}\n", cli._front()))
+    (folder / "README.md").write_text(report.readme_block(f"# House\n{report.BEGIN}\n{report.END}\n", results.front()))
     return folder
 
 
@@ -227,7 +227,7 @@ def test_deleting_a_run_file_changes_the_scoreboard(reproduced: Path, shrinkbook
     status, _, errors = shrinkbook("verify")
     assert status == 1
     assert "quick: verdicts.json, line" in errors
-    cli._write(["li2017"], "quick", None, "build")
+    results.write(["li2017"], "quick", None, "build", cli.say)
     after = shrinkbook("status")[1]
     assert "5 reproduced" in before and "reproduced" not in after
     assert shrinkbook("verify")[0] == 0
@@ -299,9 +299,9 @@ def test_papers_not_asked_for_are_not_judged_by_runs_that_are_not_there(
         assert {one["paper"] for one in listing["verdicts"]} == set(listing["papers"])
         return list(listing["papers"])
 
-    cli._write(["son2018", "peng2019"], "quick", None, "record")
-    cli._write(["peng2019"], "quick", None, "build")
+    results.write(["son2018", "peng2019"], "quick", None, "record", cli.say)
+    results.write(["peng2019"], "quick", None, "build", cli.say)
     assert "no longer in" in (said := capsys.readouterr().out) and "son2018, whose runs are from the record" in said
     assert listed() == ["peng2019"]
-    cli._write(["son2018"], "quick", None, "build")
+    results.write(["son2018"], "quick", None, "build", cli.say)
     assert listed() == ["son2018", "peng2019"]

@@ -15,8 +15,9 @@ from shrinkbook.experiments.dong2017 import tables as pages
 from shrinkbook.experiments.dong2017.gated import ARMS, cells, data_sets, depths, exactness, started, zero_maps
 from shrinkbook.experiments.dong2017.gated import gated as gated_experiment
 from shrinkbook.experiments.dong2017.skip import break_even
+from shrinkbook.experiments.experiment import Context, Experiment
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context, Experiment, ensure, unit
+from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods.lccl import add_lccl, gates
 from shrinkbook.nets import PreactResNet, initialize

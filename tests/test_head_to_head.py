@@ -13,6 +13,7 @@ from torch import nn
 
 from shrinkbook.evidence import store
 from shrinkbook.experiments import catalogue, head_to_head, run
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.head_to_head import accounting, forms, train
 from shrinkbook.experiments.head_to_head import tables as pages
 from shrinkbook.experiments.head_to_head.arms import HALF, QUARTER, arms
@@ -174,9 +175,9 @@ def test_arms_share_batches_and_fresh_arms_their_start(few: Any, monkeypatch: py
         "pruned+congruent 50")  # fmt: skip
     seen: dict[str, list[torch.Tensor]] = {}
     started: dict[str, torch.Tensor] = {}
-    plain = run.Context.train
+    plain = Context.train
 
-    def watched(self: run.Context, model: nn.Module, recipe: Any, phase: str, *more: Any, **how: Any) -> nn.Module:
+    def watched(self: Context, model: nn.Module, recipe: Any, phase: str, *more: Any, **how: Any) -> nn.Module:
         if "sampler" not in how:  # the baseline
             return plain(self, model, recipe, phase, *more, **how)
         started.setdefault(phase, next(model.parameters()).detach().clone())
@@ -189,7 +190,7 @@ def test_arms_share_batches_and_fresh_arms_their_start(few: Any, monkeypatch: py
 
         return plain(self, model, recipe, phase, *more, **{**how, "sampler": sampler})
 
-    monkeypatch.setattr(run.Context, "train", watched)
+    monkeypatch.setattr(Context, "train", watched)
     found = run.ensure(run.unit(catalogue.EXPERIMENTS, "head_to_head.digits", "quick", 1, TINY), "cpu")
     rows = found["measurements"]["arms"]
     expected = torch.cat(seen["tuned"])
@@ -280,7 +281,7 @@ def test_standard_runs_from_public_weights_on_noise(
 
 def test_every_form_is_timed_against_the_original(digits: dict[str, Any]) -> None:
     unit = run.unit(catalogue.EXPERIMENTS, "head_to_head.digits_latency", "quick", 0, {"rounds": 2, "warmup": 0})
-    timing = run.Context(unit, "cpu", {"head_to_head.digits": digits}, lambda text: None)
+    timing = Context(unit, "cpu", {"head_to_head.digits": digits}, lambda text: None)
     head_to_head.timed(timing)
     found = timing.measurements["latency"]
     rows = digits["measurements"]["arms"]

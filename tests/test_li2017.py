@@ -14,6 +14,7 @@ from conftest import SmallCifar, paths_of
 from shrinkbook.evidence import claims, samples, store, verdicts
 from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, public, run
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.li2017 import EXPERIMENTS
 from shrinkbook.experiments.li2017.models import PRUNED
 from shrinkbook.experiments.li2017.retrain import single_layers
@@ -212,10 +213,10 @@ def test_retraining_recovers(runs: dict[str, dict[str, Any]]) -> None:
 def test_a_scan_measures_what_surgery_gives(runs: dict[str, dict[str, Any]]) -> None:
     parent = run.unit(EXPERIMENTS, "li2017.digits_vgg", "quick", 0)
     child = run.unit(EXPERIMENTS, "li2017.digits_vgg_scan", "quick", 0)
-    context = run.Context(child, "cpu", {}, lambda message: None)
+    context = Context(child, "cpu", {}, lambda message: None)
     digits = context.load_data()
     assert parent.checkpoint.exists()
-    model = context.load_parent(NETS["digits VGG"]()).eval()
+    model = run.load_parent(context, NETS["digits VGG"]()).eval()
     found = runs["li2017.digits_vgg_scan"]["measurements"]
     assert context.accuracy(model) == runs["li2017.digits_vgg"]["stages"]["original"]["accuracy"]["last"]
     one_image = 100 / len(digits.y_test)
@@ -230,7 +231,7 @@ def test_a_scan_measures_what_surgery_gives(runs: dict[str, dict[str, Any]]) -> 
 
 def test_right_answers_per_image_come_back_from_the_run_file() -> None:
     unit = run.unit(EXPERIMENTS, "li2017.resnet56_public_scan", "standard", 0)
-    context = run.Context(unit, "cpu", {}, lambda message: None)
+    context = Context(unit, "cpu", {}, lambda message: None)
     counts = [torch.tensor([0, 1, 5, 3]), torch.tensor([5, 1, 5, 0])]  # two layers, five ratios each
     note_images(context, "order.smallest", counts, ratios=5)
     stored = {"run_id": unit.run_id, "measurements": context.measurements, "per_image": context.per_image}
@@ -319,7 +320,7 @@ def test_depth_compares_what_scans_lose() -> None:
         }
         for net, last, smallest in (("resnet56", 93.0, 90.0), ("resnet110", 93.5, 92.0))
     }  # fmt: skip
-    context = run.Context(unit, "cpu", scans, lambda message: None)
+    context = Context(unit, "cpu", scans, lambda message: None)
     unit.experiment.function(context)
     assert context.measurements["gaps"]["resnet110_over_resnet56"] == pytest.approx(1.5)
 

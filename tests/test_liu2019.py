@@ -18,11 +18,12 @@ from PIL import Image
 from shrinkbook.evidence import claims, verdicts
 from shrinkbook.evidence.store import dig
 from shrinkbook.experiments import catalogue, phone, profiles, steps
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.liu2019 import controls, cost, imagenet, latency, printed, spaces
 from shrinkbook.experiments.liu2019 import scratch as from_scratch
 from shrinkbook.experiments.liu2019 import tables as pages
 from shrinkbook.experiments.liu2019.spread import spreading
-from shrinkbook.experiments.run import Context, ensure, unit
+from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.measure.cost import cost as cost_of
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_candidates import Constraint, Evolution

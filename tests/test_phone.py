@@ -17,6 +17,7 @@ from torch import nn
 from shrinkbook import cli, notebooks
 from shrinkbook.evidence import claims, store
 from shrinkbook.experiments import catalogue, phone, run, work
+from shrinkbook.experiments.experiment import Unit
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.phone import tables as pages
 from shrinkbook.experiments.phone.subjects import named
@@ -450,7 +451,7 @@ def test_reproduce_on_a_phone(
     monkeypatch.setattr(notebooks, "execute", lambda source, _, profile, given: executed.update({source.stem: given}))
     on_phone = phone.on_phone
 
-    def quickly(*arguments: object) -> run.Unit:
+    def quickly(*arguments: object) -> Unit:
         unit = on_phone(*arguments)  # type: ignore[arg-type]
         return replace(unit, config={**unit.config, "warmup_seconds": 0.0})
 

@@ -53,7 +53,7 @@ def test_links_lead_somewhere():
 
 
 def test_scoreboard_is_what_the_record_gives():
-    from shrinkbook import cli
+    from shrinkbook import results
     from shrinkbook.evidence import report
 
-    assert report.readme_block(README, cli._front()) == README
+    assert report.readme_block(README, results.front()) == README

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shrinkbook.evidence import figures, report, store
-from shrinkbook.evidence.claims import Cell, Claim, Deviation, Paper, Table
+from shrinkbook.evidence.paper import Cell, Claim, Deviation, Paper, Table
 from shrinkbook.evidence.verdicts import judge_paper
 from shrinkbook.story import Story
 

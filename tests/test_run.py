@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from shrinkbook import cli
 from shrinkbook.evidence import claims, store, verdicts
 from shrinkbook.experiments import catalogue, head_to_head, phone, profiles, provenance, run
+from shrinkbook.experiments.experiment import Context, Experiment, Unit
 from shrinkbook.experiments.li2017.scan import projection_scan
-from shrinkbook.experiments.run import Experiment, Unit, ensure, unit
+from shrinkbook.experiments.run import ensure, unit
 from shrinkbook.experiments.steps import baseline
+from shrinkbook.results import runs_of
 from shrinkbook.story import Story
 from shrinkbook.training import checkpoint
 
@@ -33,7 +34,7 @@ SMALL = {
 }
 
 
-def count(context: run.Context) -> None:
+def count(context: Context) -> None:
     """Leaves a line for every time it is computed, and takes its time."""
     with (store.build_dir() / "computed.txt").open("a") as file:
         file.write(f"{context.seed}\n")
@@ -264,9 +265,9 @@ def test_changed_settings_are_another_run_that_no_verdict_uses(scratch: Any) -> 
     assert mine.run_id != plain.run_id
     run_file = {**ensure(toy()), "experiment": "li2017.wall_clock"}
     store.write({**run_file, "run_id": mine.run_id}, store.runs_dir())
-    assert cli._runs(["li2017"], "quick", None, "build") == []
+    assert runs_of(["li2017"], "quick", None, "build") == []
     store.write({**run_file, "run_id": plain.run_id}, store.runs_dir())
-    assert [found["run_id"] for found in cli._runs(["li2017"], "quick", None, "build")] == [plain.run_id]
+    assert [found["run_id"] for found in runs_of(["li2017"], "quick", None, "build")] == [plain.run_id]
 
 
 def test_a_collapsed_training_is_an_outcome_and_stays_in_n(scratch: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from shrinkbook.evidence import statistics, verdicts
-from shrinkbook.evidence.claims import Cell, Claim, Paper, Table
+from shrinkbook.evidence.paper import Cell, Claim, Paper, Table
 from shrinkbook.evidence.samples import EvidenceError
 from shrinkbook.evidence.statistics import equal_spread
 from shrinkbook.evidence.verdicts import agree, judge, judge_paper, words

@@ -15,7 +15,8 @@ import pytest
 
 from shrinkbook.evidence import store
 from shrinkbook.experiments import catalogue, work
-from shrinkbook.experiments.run import Experiment, Unit, ensure, unit
+from shrinkbook.experiments.experiment import Experiment, Unit
+from shrinkbook.experiments.run import ensure, unit
 
 # Two trainings and a scan, whose parent is the first of them: the paper's experiments on digits at two epochs.
 REAL = [*(("toy2020.base", seed) for seed in range(2)), ("toy2020.scan", 0)]
@@ -29,9 +30,9 @@ sys.exit(bool(work.compute(units, int(sys.argv[2]), "cpu", lambda line: print(li
 # Experiments that the workers find in their catalogue because Python imports this file when it starts.
 TOYS = """
 import os, signal, time
+from shrinkbook.experiments.experiment import Experiment
 from shrinkbook.experiments.li2017.scan import projection_scan
 from shrinkbook.experiments.steps import baseline
-from shrinkbook.experiments.run import Experiment
 
 def good(context): context.measurements["value"] = 1.0
 def slow(context): time.sleep(60)

@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Compute the profile's runs, execute the notebooks, write results, compare with the record."""
-    from shrinkbook import notebooks
+    from shrinkbook import notebooks, results
     from shrinkbook.evidence import report, verdicts
     from shrinkbook.experiments import catalogue, run, work
 
@@ -61,7 +61,7 @@ def reproduce(options: argparse.Namespace) -> int:
         except phone_cli.PhoneError as error:
             failed["phone"] = str(error)
     if options.adopt:
-        adopted = store.adopt(_runs(options.papers, profile.name, options.seeds, "build"), store.record_dir())
+        adopted = store.adopt(results.runs_of(options.papers, profile.name, options.seeds, "build"), store.record_dir())
         say(f"adopted {len(adopted)} runs into {store.record_dir()}")
     say("executing the notebooks")
     parameters: dict[str, Any] = {"seeds": options.seeds, "device": device}
@@ -84,11 +84,11 @@ def reproduce(options: argparse.Namespace) -> int:
 
     with ThreadPoolExecutor(jobs) as pool:
         problems = [problem for problem in pool.map(execute, [*chosen, *extra, "start"]) if problem]
-    results = _write(chosen, profile.name, options.seeds, "record" if options.adopt else "build")
-    own = [verdict for verdict in results if verdict["paper"] in chosen]
+    board = results.write(chosen, profile.name, options.seeds, "record" if options.adopt else "build", say)
+    own = [verdict for verdict in board if verdict["paper"] in chosen]
     summary = ", ".join(f"{count} {word}" for word, count in verdicts.words(own).items() if count)
     say(f"verdicts of profile {profile.name}: {summary}")
-    say(report.agreement(results, _judge(chosen, profile.name, None, "record")))
+    say(report.agreement(board, results.judge(chosen, profile.name, None, "record")))
     say(f"results in {store.results_dir(profile.name)}; {work.duration(time.monotonic() - STARTED)} in all")
     for line in [f"{unit}: {error}" for unit, error in failed.items()] + problems:
         print(f"FAILED {line}", file=sys.stderr)
@@ -141,11 +141,11 @@ def status(options: argparse.Namespace) -> int:
     for key in options.papers or ():
         if key not in known:
             raise ValueError(f"unknown paper {key!r}; there are {', '.join(known)}")
-    results = _results(profiles.profile(options.profile).name)
-    if results is None:
+    there = store.results(profiles.profile(options.profile).name)
+    if there is None:
         path = store.results_dir(options.profile) / "verdicts.json"
         raise ValueError(f"{path} is missing; run `make reproduce PROFILE={options.profile}`")
-    listing = [verdict for verdict in results["verdicts"] if verdict["paper"] in (options.papers or known)]
+    listing = [verdict for verdict in there["verdicts"] if verdict["paper"] in (options.papers or known)]
     if options.claim:
         found = [verdict for verdict in listing if verdict["claim"] == options.claim]
         if not found:
@@ -165,18 +165,18 @@ def status(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Recompute tables and verdicts of every profile in results/ from the stored runs; a difference is a failure."""
+    from shrinkbook import results
     from shrinkbook.evidence import report
 
-    profiles_there = {name: results for name in profiles.PROFILES if (results := _results(name))}
+    profiles_there = {name: there for name in profiles.PROFILES if (there := store.results(name))}
     if not profiles_there:
         raise ValueError("results/ holds no profile to verify; run `make reproduce`")
     bad = 0
     for name, stored in profiles_there.items():
         keys, seeds = stored["papers"], stored["seeds"]
         papers = [claims.load(key) for key in keys]
-        differences = report.check_results(
-            name, papers, _runs(keys, name, seeds, stored["source"]), _runs(keys, name, None, "record")
-        )
+        runs = results.runs_of(keys, name, seeds, stored["source"])
+        differences = report.check_results(name, papers, runs, results.runs_of(keys, name, None, "record"))
         for line in differences:
             print(f"{name}: {line}", file=sys.stderr)
         bad += len(differences)
@@ -185,7 +185,7 @@ def verify(options: argparse.Namespace) -> int:
             + ("DIFFER" if differences else "recomputed, equal")
         )
     readme = store.root() / "README.md"
-    if report.readme_block(readme.read_text(encoding="utf-8"), _front()) != readme.read_text(encoding="utf-8"):
+    if report.readme_block(readme.read_text(encoding="utf-8"), results.front()) != readme.read_text(encoding="utf-8"):
         print("README.md: its scoreboard is not what the record gives; run `make notebooks`", file=sys.stderr)
         bad += 1
     return 1 if bad else 0
@@ -205,13 +205,13 @@ def data(options: argparse.Namespace) -> int:
 def refresh(options: argparse.Namespace) -> int:
     """Execute the notebooks at `quick` and keep their outputs; regenerate results/ and README from the record, and the
     figures of the other profiles from what the record has of them: nothing is computed there."""
-    from shrinkbook import notebooks
+    from shrinkbook import notebooks, results
     from shrinkbook.evidence import report
     from shrinkbook.experiments import catalogue
 
     problems = []
     for name in profiles.PROFILES:
-        attempted, kept = _attempted(_judge(catalogue.papers(), name, None, "record")), name == "quick"
+        attempted, kept = results.attempted(results.judge(catalogue.papers(), name, None, "record")), name == "quick"
         if not (attempted or kept):
             continue
         given = {} if kept else notebooks.from_the_record(store.build_dir() / "record")
@@ -227,69 +227,10 @@ def refresh(options: argparse.Namespace) -> int:
                 notebooks.normalise(source)
             say(f"{source.name}: executed at {name}")
         if attempted:
-            _write(catalogue.papers(), name, None, "record")
+            results.write(catalogue.papers(), name, None, "record", say)
     readme = store.root() / "README.md"
-    store.write_text(readme, report.readme_block(readme.read_text(encoding="utf-8"), _front()))
+    store.write_text(readme, report.readme_block(readme.read_text(encoding="utf-8"), results.front()))
     return 1 if problems else 0
-
-
-def _front() -> str:
-    """The README's scoreboard, from the record."""
-    from shrinkbook.evidence import report
-    from shrinkbook.experiments import catalogue
-
-    boards = {name: _judge(catalogue.papers(), name, None, "record") for name in profiles.PROFILES}
-    return report.front_markdown({name: board for name, board in boards.items() if _attempted(board)})
-
-
-def _attempted(board: Sequence[dict[str, Any]]) -> bool:
-    """Whether anything but arithmetic was done in a profile."""
-    return any(verdict["kind"] != "structural" and verdict["verdict"] != "not attempted" for verdict in board)
-
-
-def _runs(keys: Sequence[str] | None, profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
-    """The runs the profile plans for today's code, as far as the build folder or the record holds them."""
-    from shrinkbook.experiments import catalogue, run
-
-    folder = store.record_dir() if source == "record" else store.runs_dir()
-    return run.stored_runs(catalogue.units(keys, profile, seeds), folder)
-
-
-def _judge(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
-    from shrinkbook.evidence import verdicts
-
-    runs = _runs(keys, profile, seeds, source)
-    return [verdict for key in keys for verdict in verdicts.judge_paper(claims.load(key), runs, profile)]
-
-
-def _write(keys: Sequence[str], profile: str, seeds: Sequence[int] | None, source: str) -> list[dict[str, Any]]:
-    """Write results/<profile>; papers reported there before stay reported if their runs are where these are."""
-    from shrinkbook.evidence import report, verdicts
-    from shrinkbook.experiments import catalogue
-
-    before = _results(profile) or {"source": None, "seeds": None, "papers": []}
-    stay = before["papers"] if (before["source"], before["seeds"]) == (source, seeds) else []
-    if left := [key for key in before["papers"] if key not in (*keys, *stay)]:
-        say(f"no longer in {store.results_dir(profile)}: {', '.join(left)}, whose runs are from the {before['source']}")
-    keys = [key for key in catalogue.papers() if key in keys or key in stay]
-    papers = [claims.load(key) for key in keys]
-    runs, record = _runs(keys, profile, seeds, source), _runs(keys, profile, None, "record")
-    report.write_results(profile, papers, runs, record, source, seeds)
-    return [verdict for paper in papers for verdict in verdicts.judge_paper(paper, runs, profile)]
-
-
-def _results(profile: str) -> dict[str, Any] | None:
-    """What results/<profile>/verdicts.json holds; None if there is none."""
-    path = store.results_dir(profile) / "verdicts.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it and run `make reproduce PROFILE={profile}`"
-        ) from error
-    return found
 
 
 def _seeds(text: str) -> list[int] | None:

@@ -9,6 +9,7 @@ from IPython.display import HTML, Code, Markdown, display
 
 from shrinkbook.evidence import claims, figures, report, store, verdicts
 from shrinkbook.experiments import catalogue, profiles, run, work
+from shrinkbook.experiments.experiment import Unit
 
 NOT_ATTEMPTED = "Not attempted in this profile"
 
@@ -157,7 +158,7 @@ class Story:
     def _judged(self) -> list[dict[str, Any]]:
         return verdicts.judge_paper(self.paper, self.everything(), self.profile)
 
-    def _ensure(self, unit: run.Unit) -> dict[str, Any]:
+    def _ensure(self, unit: Unit) -> dict[str, Any]:
         """The run; where this process lacks the profile's pins, as JupyterLab's do, a process that has them computes
         it, because the store knows a run by what was asked for. A run with settings of the reader's own may stay here.
         """
@@ -168,7 +169,7 @@ class Story:
                 raise ValueError(f"{work.label(unit)}: {why}")
         return run.ensure(unit, self.device)
 
-    def _units(self) -> list[run.Unit]:
+    def _units(self) -> list[Unit]:
         return catalogue.units([self.paper.key], self.profile, self.seeds, self.device)
 
 

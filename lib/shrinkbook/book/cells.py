@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from shrinkbook.book.terms import with_terms
-from shrinkbook.evidence.claims import Paper
+from shrinkbook.evidence.paper import Paper
 
 OPEN = ("The method, equation by equation", "Check without training")
 SHOWS = ("show", "table", "structural", "verdicts", "reasons", "stable", "claims", "budget", "deviations")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from shrinkbook.book.cells import title
 from shrinkbook.evidence import claims, report, store, tables, verdicts
-from shrinkbook.evidence.claims import Cell, Paper, Table
+from shrinkbook.evidence.paper import Cell, Claim, Paper, Table
 from shrinkbook.evidence.samples import seeds_text
 from shrinkbook.experiments import catalogue, profiles
 from shrinkbook.experiments.run import seeds_of, stored_runs, unit
@@ -164,7 +164,7 @@ def _chapter(key: str) -> str:
     return f"The chapter: {{doc}}`/{catalogue.NOTEBOOKS[key]}`."
 
 
-def _claim(evidence: Evidence, paper: Paper, claim: claims.Claim) -> str:
+def _claim(evidence: Evidence, paper: Paper, claim: Claim) -> str:
     """One claim with its verdict in every profile; profiles that say the same share a line."""
     printed = paper.printed(claim) if len(paper.cells(claim)) < 7 else f"{len(paper.cells(claim))} cells"
     where = ", ".join(dict.fromkeys(place.partition("/")[0] for place in claim.where))

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from shrinkbook.evidence import store, verdicts
-from shrinkbook.evidence.claims import Paper
+from shrinkbook.evidence.paper import Paper
 from shrinkbook.evidence.rules import Verdict
 from shrinkbook.evidence.samples import Run, seeds_text
 from shrinkbook.evidence.tables import NOTHING, format_like, markdown, side_by_side, wide

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shrinkbook.evidence import statistics
-from shrinkbook.evidence.claims import Cell, Claim, Paper
+from shrinkbook.evidence.paper import Cell, Claim, Paper
 from shrinkbook.evidence.samples import (
     EvidenceError,
     Run,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkbook.evidence.claims import Cell
+from shrinkbook.evidence.paper import Cell
 from shrinkbook.evidence.store import dig
 
 Run = Mapping[str, Any]

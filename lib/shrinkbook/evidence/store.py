@@ -62,6 +62,20 @@ def results_dir(profile: str) -> Path:
     return Path(os.environ.get("SHRINKBOOK_RESULTS") or root() / "results") / profile
 
 
+def results(profile: str) -> dict[str, Any] | None:
+    """What results/<profile>/verdicts.json holds; None if there is none."""
+    path = results_dir(profile) / "verdicts.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and run `make reproduce PROFILE={profile}`"
+        ) from error
+    return found
+
+
 def build_dir() -> Path:
     """The folder of what this machine computed; ``SHRINKBOOK_BUILD`` moves it."""
     return Path(os.environ.get("SHRINKBOOK_BUILD") or root() / "build")

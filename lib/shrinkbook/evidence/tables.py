@@ -9,7 +9,7 @@ from decimal import ROUND_HALF_UP, Decimal
 import pandas as pd
 
 from shrinkbook.evidence import samples, statistics
-from shrinkbook.evidence.claims import Cell, Table
+from shrinkbook.evidence.paper import Cell, Table
 from shrinkbook.evidence.samples import Run, at_chance
 
 NOTHING = "—"

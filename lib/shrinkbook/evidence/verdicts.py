@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shrinkbook.evidence.claims import Claim, Paper
+from shrinkbook.evidence.paper import Claim, Paper
 from shrinkbook.evidence.rules import MIN_LEVEL, MIN_ORDER, Verdict, level, mechanism, not_attempted
 from shrinkbook.evidence.samples import Run, cell_value, place, schedule, usable
 from shrinkbook.evidence.statistics import agree

@@ -14,7 +14,8 @@ from shrinkbook.experiments import (
     profiles,
     son2018,
 )
-from shrinkbook.experiments.run import Experiment, Unit, obstacle, offered, seeds_of, unit
+from shrinkbook.experiments.experiment import Experiment, Unit
+from shrinkbook.experiments.run import obstacle, offered, seeds_of, unit
 
 PAPERS: dict[str, dict[str, Experiment]] = {
     "li2017": li2017.EXPERIMENTS,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.methods.dafl import Generator
 from shrinkbook.methods.dafl_training import Row
 from shrinkbook.training import checkpoint

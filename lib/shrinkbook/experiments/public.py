@@ -7,8 +7,8 @@ test set, and one network is one network: orders are judged over images, not see
 import torch
 from torch import nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
 from shrinkbook.training import weights
 from shrinkbook.training.data import IMAGENET_MEAN, IMAGENET_STD
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shrinkbook.experiments.experiment import Context, Diverged
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context, Diverged
+from shrinkbook.experiments.run import load_parent
 from shrinkbook.methods.lccl import LCCLConv2d, gates, with_zeros
 from shrinkbook.methods.metapruning import PruningNet
 from shrinkbook.methods.metapruning_space import Genes
@@ -34,7 +35,7 @@ def trained(run: Context) -> nn.Module:
         Diverged: its weights are no numbers.
     """
     run.load_data()
-    model = run.load_parent(NETS[run.config["net"]]()).eval()
+    model = load_parent(run, NETS[run.config["net"]]()).eval()
     run.stage("original", model)
     if not finite(model):
         raise Diverged(f"{run.unit.experiment.name} seed {run.seed}: its parent's network diverged, nothing to work on")

@@ -16,7 +16,7 @@ from typing import Any
 
 from shrinkbook.evidence import store
 from shrinkbook.experiments import profiles
-from shrinkbook.experiments.run import Unit
+from shrinkbook.experiments.experiment import Unit
 
 Say = Callable[[str], None]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from shrinkbook.experiments.chen2019.arms import LOSSES, with_data, without_data
 from shrinkbook.experiments.chen2019.cost import costs
-from shrinkbook.experiments.run import Experiment, counting
+from shrinkbook.experiments.experiment import Experiment, counting
 
 __all__ = ["EXPERIMENTS"]
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from shrinkbook.experiments.chen2019.images import alternative, resized
 from shrinkbook.experiments.chen2019.look import agreement, class_means, likeness, matched, picture
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.loop import Arm, Steps, fresh_generator
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.run import load_parent
 from shrinkbook.methods.dafl import Generator, Teacher, Weights
 from shrinkbook.methods.dafl_training import joint_training, noise, student_step, two_stage_training
 from shrinkbook.methods.distillation import distillation_loss
@@ -85,7 +86,7 @@ def without_data(run: Context) -> None:
     """
     prepare(run)
     assert run.data is not None
-    model = run.load_parent(NETS[run.config["net"]]())
+    model = load_parent(run, NETS[run.config["net"]]())
     teacher = frozen(run, model)
     (parent,) = run.parents.values()
     found: dict[str, float] = run.measurements.setdefault("accuracy", dict(parent["measurements"]["accuracy"]))

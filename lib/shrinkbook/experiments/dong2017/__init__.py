@@ -11,7 +11,7 @@ from shrinkbook.experiments.dong2017.collapse import counted
 from shrinkbook.experiments.dong2017.cost import costs
 from shrinkbook.experiments.dong2017.gated import data_sets, depths, gated
 from shrinkbook.experiments.dong2017.skip import AT, WIDE, network_speed, timed
-from shrinkbook.experiments.run import Experiment, counting
+from shrinkbook.experiments.experiment import Experiment, counting
 
 __all__ = ["EXPERIMENTS", "counted"]
 

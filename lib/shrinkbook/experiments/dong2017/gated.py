@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from shrinkbook.experiments.dong2017.collapse import counted, learnt
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import layer_inputs, rounded
 from shrinkbook.methods.lccl import add_lccl, gates, responses
 from shrinkbook.methods.lccl_saving import Sparsity, dead_gates, idle_gates, saving, sparsity

@@ -10,7 +10,7 @@ from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.evidence import claims
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.steps import close
 from shrinkbook.measure.latency import in_mode, latency, saved
 from shrinkbook.methods.lccl import LCCL, LCCLConv2d, add_lccl, gates, responses, with_zeros

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shrinkbook.evidence import claims, figures
+from shrinkbook.evidence import figures
+from shrinkbook.evidence.paper import Table
 from shrinkbook.experiments.dong2017.collapse import counted, fate, learnt
 from shrinkbook.experiments.dong2017.skip import AT, WIDE, dense, framework
 
@@ -111,7 +112,7 @@ def maps_picture(run: dict[str, Any]) -> figures.Picture:
     return figures.image_grid(rows, titles, across=len(images))
 
 
-def frontier_picture(runs: Sequence[dict[str, Any]], printed: claims.Table) -> figures.Picture:
+def frontier_picture(runs: Sequence[dict[str, Any]], printed: Table) -> figures.Picture:
     """Accuracy against the share of multiply-accumulates saved: every arm a point a seed, and the printed rows.
 
     An arm that did not learn has no saving and no point; the legend says so.

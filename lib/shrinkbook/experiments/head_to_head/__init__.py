@@ -9,10 +9,11 @@ from typing import Any
 
 from shrinkbook.evidence import store
 from shrinkbook.experiments import profiles
+from shrinkbook.experiments.experiment import Experiment, Unit
 from shrinkbook.experiments.head_to_head.arms import COMBINED, METHODS, arms
 from shrinkbook.experiments.head_to_head.timing import timed
 from shrinkbook.experiments.head_to_head.train import compared
-from shrinkbook.experiments.run import Experiment, Unit, ensure, obstacle, offered, seeds_of, stored_runs, unit
+from shrinkbook.experiments.run import ensure, obstacle, offered, seeds_of, stored_runs, unit
 from shrinkbook.experiments.steps import baseline
 
 __all__ = ["COMBINED", "EXPERIMENTS", "METHODS", "arms", "comparison", "record", "runs", "timed", "why_not"]

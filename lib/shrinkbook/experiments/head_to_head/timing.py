@@ -5,9 +5,9 @@ import json
 import torch
 from torch import nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.head_to_head.forms import untrained
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import close
 from shrinkbook.measure.latency import latency, saved
 from shrinkbook.methods.clustered_layers import clustered_layers, expand

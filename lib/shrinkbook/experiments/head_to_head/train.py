@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shrinkbook.evidence import store
 from shrinkbook.experiments import loop
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.head_to_head.arms import Arm, arms
 from shrinkbook.experiments.head_to_head.forms import (
     Step,
@@ -26,7 +27,7 @@ from shrinkbook.experiments.head_to_head.forms import (
 )
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.public import public_network
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.run import load_parent
 from shrinkbook.experiments.steps import Proxy, finite
 from shrinkbook.methods.congruent_distillation import CongruentDistillation
 from shrinkbook.methods.correlation_congruence import KERNELS
@@ -73,7 +74,7 @@ class Bench:
         data = run.load_data(**({"normalise": (IMAGENET_MEAN, IMAGENET_STD)} if public else {}))
         count = run.config["test_images"]
         self.data = run.data = dataclasses.replace(data, x_test=data.x_test[:count], y_test=data.y_test[:count])
-        model = public_network(run.config["net"]) if public else run.load_parent(NETS[run.config["net"]]())
+        model = public_network(run.config["net"]) if public else load_parent(run, NETS[run.config["net"]]())
         if public:
             run.measurements["selection"] = "test"
         self.original = model.cpu().eval()

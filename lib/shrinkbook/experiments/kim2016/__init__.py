@@ -7,11 +7,11 @@ this machine, AlexNet and VGG-16 at the printed ranks, and compresses public Res
 from collections.abc import Mapping
 from typing import Any
 
+from shrinkbook.experiments.experiment import Experiment, counting
 from shrinkbook.experiments.kim2016.cost import additions, by_shapes, common_share, costs, printed_ranks
 from shrinkbook.experiments.kim2016.finetune import finetune, public_finetune
 from shrinkbook.experiments.kim2016.ranks import imagenet_ranks, untrained_ranks
 from shrinkbook.experiments.kim2016.timing import layer_by_layer, whole_network
-from shrinkbook.experiments.run import Experiment, counting
 
 __all__ = ["EXPERIMENTS", "additions", "by_shapes", "common_share", "printed_ranks"]
 

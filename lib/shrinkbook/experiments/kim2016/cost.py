@@ -8,7 +8,7 @@ from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.evidence import claims
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.measure.cost import Cost, cost
 from shrinkbook.methods import tucker
 

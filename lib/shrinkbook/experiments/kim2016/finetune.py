@@ -5,9 +5,9 @@ import copy
 import numpy as np
 from torch import nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.kim2016.ranks import rank_shares
 from shrinkbook.experiments.public import loaded
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import note_images, original, rounded, trained
 from shrinkbook.methods import tucker
 from shrinkbook.nets import initialize

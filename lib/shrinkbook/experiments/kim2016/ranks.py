@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.kim2016.cost import ORIGINALS
-from shrinkbook.experiments.run import Context
 from shrinkbook.methods import tucker
 from shrinkbook.methods.tucker_layers import full_ranks
 from shrinkbook.nets import initialize

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.kim2016.cost import ORIGINALS, RANKS, compressed
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.energy import power
 from shrinkbook.measure.latency import MODES, OnItsInput, Timing, in_mode, latency, usable_modes

@@ -4,12 +4,12 @@
 recipe for CIFAR-10 (a GPU), and public weights at budgets that two processor cores carry. ImageNet is not attempted.
 """
 
+from shrinkbook.experiments.experiment import Experiment, counting
 from shrinkbook.experiments.li2017.cost import costs
 from shrinkbook.experiments.li2017.public import public_retrain, public_scan
 from shrinkbook.experiments.li2017.retrain import iterative, retrain, single_layers, vgg_retrain
 from shrinkbook.experiments.li2017.scan import depth, projection_scan, resnet_scan, vgg_scan
 from shrinkbook.experiments.li2017.timing import wall_clock
-from shrinkbook.experiments.run import Experiment, counting
 from shrinkbook.experiments.steps import baseline
 from shrinkbook.methods.filter_criteria import ACTIVATION_CRITERIA
 

@@ -2,9 +2,9 @@
 
 from torch import nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.li2017.models import INPUTS, PRUNED
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import Cost, cost
 from shrinkbook.methods.filter_pruning import compress
 

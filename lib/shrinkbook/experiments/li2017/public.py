@@ -1,9 +1,9 @@
 """ResNet-56 on CIFAR-10 with public weights: what two processor cores can carry on real data."""
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.li2017.retrain import retrain_one
 from shrinkbook.experiments.li2017.scan import residual_scan
 from shrinkbook.experiments.public import loaded
-from shrinkbook.experiments.run import Context
 
 
 def public_scan(run: Context) -> None:

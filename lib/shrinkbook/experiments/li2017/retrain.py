@@ -2,9 +2,9 @@
 
 from torch import nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.li2017.models import PRUNED
 from shrinkbook.experiments.li2017.scan import deep_layers
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import note_images, original, rounded, trained
 from shrinkbook.methods.filter_pruning import compress, couplings_of, sensitivity
 from shrinkbook.nets import initialize

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.steps import note_images, original, rounded, trained
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods import filter_criteria as criteria

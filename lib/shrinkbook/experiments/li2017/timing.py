@@ -2,9 +2,9 @@
 
 import torch
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.li2017.models import INPUTS, PRUNED
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
 from shrinkbook.measure.latency import latency, saved
 from shrinkbook.methods.filter_pruning import compress
 from shrinkbook.nets import initialize

@@ -6,12 +6,12 @@ on CIFAR-10 on a processor at a budget of its own, and with MobileNets and ResNe
 
 from typing import Any
 
+from shrinkbook.experiments.experiment import Experiment, counting
 from shrinkbook.experiments.liu2019.cost import costs
 from shrinkbook.experiments.liu2019.imagenet import on_imagenet
 from shrinkbook.experiments.liu2019.printed import targets
 from shrinkbook.experiments.liu2019.prune import searched
 from shrinkbook.experiments.liu2019.timing import timed
-from shrinkbook.experiments.run import Experiment, counting
 
 __all__ = ["EXPERIMENTS"]
 

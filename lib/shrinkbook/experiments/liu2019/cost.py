@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from shrinkbook import nets
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.liu2019.spaces import IMAGENET, SPACES
-from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import cost, extras
 from shrinkbook.methods.metapruning_space import MacCount, SearchSpace
 

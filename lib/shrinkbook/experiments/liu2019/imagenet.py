@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from shrinkbook.evidence import store
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.liu2019.printed import PRINTED
 from shrinkbook.experiments.liu2019.spaces import SPACES, load_search, load_vector, save_vector, saving
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods.metapruning import PruningNet

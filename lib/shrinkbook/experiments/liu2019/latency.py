@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from shrinkbook.evidence import store
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.liu2019.spaces import SPACES, read, uniform_vector
-from shrinkbook.experiments.run import Context
 from shrinkbook.measure.latency import latency
 from shrinkbook.measure.lookup import LatencyTable, measure_table
 from shrinkbook.measure.steady import NOISY, unsteady

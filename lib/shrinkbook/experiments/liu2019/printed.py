@@ -8,6 +8,7 @@ from torch import nn
 
 from shrinkbook import nets
 from shrinkbook.evidence import claims
+from shrinkbook.evidence.paper import Paper
 from shrinkbook.experiments.liu2019.cost import V1_RATIOS, V2_BASELINES, r50_uniform, v2_uniform
 
 UNITS = {"MFLOP": 1e6, "GFLOP": 1e9, "gene": 1}
@@ -53,7 +54,7 @@ PRINTED: dict[str, dict[str, Printed]] = {
 
 
 @cache
-def _paper() -> claims.Paper:
+def _paper() -> Paper:
     return claims.load("liu2019")
 
 

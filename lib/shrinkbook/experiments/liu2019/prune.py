@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.liu2019.controls import (
     TOP,
     Cost,
@@ -22,7 +23,6 @@ from shrinkbook.experiments.liu2019.latency import seconds_of
 from shrinkbook.experiments.liu2019.scratch import accuracies, planned
 from shrinkbook.experiments.liu2019.spaces import SPACES, load_search, save_vector, saving, uniform_vector
 from shrinkbook.experiments.liu2019.spread import spreading, train_ahead
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import Proxy, rounded
 from shrinkbook.measure.cost import cost
 from shrinkbook.methods.metapruning import Kind, PruningNet

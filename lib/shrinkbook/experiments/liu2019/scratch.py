@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.liu2019.spaces import SPACES, load_vector
 from shrinkbook.experiments.liu2019.spread import train_ahead
-from shrinkbook.experiments.run import Context
 from shrinkbook.methods.metapruning_space import Genes, MacCount, SearchSpace
 from shrinkbook.nets import initialize
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from shrinkbook.experiments import profiles
-from shrinkbook.experiments.run import Context, Unit
+from shrinkbook.experiments.experiment import Context, Unit
 from shrinkbook.experiments.steps import Proxy
 from shrinkbook.methods.metapruning_search import Spread
 from shrinkbook.methods.metapruning_space import Genes

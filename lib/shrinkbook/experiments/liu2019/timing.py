@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from shrinkbook import nets
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.liu2019.cost import V1_RATIOS, v2_uniform
 from shrinkbook.experiments.liu2019.latency import additivity, sums
 from shrinkbook.experiments.liu2019.spaces import IMAGENET, SPACES
-from shrinkbook.experiments.run import Context
 from shrinkbook.measure.cost import cost
 from shrinkbook.measure.latency import latency
 from shrinkbook.measure.lookup import measure_table

@@ -6,11 +6,11 @@ for one kernel, from the public ResNet-56 on CIFAR-10, at budgets that a process
 
 from typing import Any
 
+from shrinkbook.experiments.experiment import Experiment, counting
 from shrinkbook.experiments.peng2019.cost import costs
 from shrinkbook.experiments.peng2019.kernels import by_kernel
 from shrinkbook.experiments.peng2019.overhead import timed
 from shrinkbook.experiments.peng2019.samplers import by_sampler
-from shrinkbook.experiments.run import Experiment, counting
 from shrinkbook.experiments.steps import baseline
 
 __all__ = ["EXPERIMENTS"]

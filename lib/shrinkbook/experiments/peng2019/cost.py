@@ -3,7 +3,7 @@
 import torch
 
 from shrinkbook import nets
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.measure.cost import cost, parameter_count
 
 DEPTHS = (14, 20, 56, 110)

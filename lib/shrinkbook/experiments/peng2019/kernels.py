@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.peng2019.students import (
     Student,
     best,
@@ -14,7 +15,6 @@ from shrinkbook.experiments.peng2019.students import (
     train_student,
     tuned,
 )
-from shrinkbook.experiments.run import Context
 from shrinkbook.methods.correlation_congruence import bilinear, congruence_error, intra_class_similarity, unit_length
 from shrinkbook.training.batches import Sampler
 

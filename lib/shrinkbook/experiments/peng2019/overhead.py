@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
 from shrinkbook.measure.latency import seconds
 from shrinkbook.methods.congruent_distillation import with_features
 from shrinkbook.methods.correlation_congruence import (

@@ -1,8 +1,8 @@
 """Batches by class and by superclass: for each sampler and k, distillation with and without congruence."""
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.peng2019.kernels import DEFAULT
 from shrinkbook.experiments.peng2019.students import sampler_of, teacher_of, train_student
-from shrinkbook.experiments.run import Context
 
 
 def by_sampler(run: Context) -> None:

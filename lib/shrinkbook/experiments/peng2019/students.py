@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.public import public_network
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.run import load_parent
 from shrinkbook.methods.batch_samplers import class_uniform, superclasses
 from shrinkbook.methods.congruent_distillation import (
     CongruentDistillation,
@@ -34,7 +35,7 @@ def teacher_of(run: Context) -> nn.Module:
         model = public_network(net).to(device=run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     else:
         run.load_data()
-        model = run.load_parent(NETS[net](), parent)
+        model = load_parent(run, NETS[net](), parent)
     return model.eval().requires_grad_(False)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shrinkbook.evidence import store
+from shrinkbook.experiments.experiment import Experiment
 from shrinkbook.experiments.phone.lookup import widths
 from shrinkbook.experiments.phone.measuring import (
     SERIAL,
@@ -22,7 +23,7 @@ from shrinkbook.experiments.phone.measuring import (
     stored,
 )
 from shrinkbook.experiments.phone.subjects import subject
-from shrinkbook.experiments.run import Experiment, ensure, offered, stored_runs, unit
+from shrinkbook.experiments.run import ensure, offered, stored_runs, unit
 
 __all__ = [
     "EXPERIMENTS",

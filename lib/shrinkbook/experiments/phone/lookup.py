@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.networks import NETS
 from shrinkbook.experiments.phone.measuring import policy, target_of
 from shrinkbook.experiments.phone.subjects import part, subject
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.blocks import measure
 from shrinkbook.methods.filter_pruning import couplings_of

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from shrinkbook.evidence import store
+from shrinkbook.experiments.experiment import Context, Unit
 from shrinkbook.experiments.kim2016.cost import ORIGINALS
 from shrinkbook.experiments.phone.subjects import kim2016, named, part, subject
-from shrinkbook.experiments.run import Context, Unit, stored_runs, unit
+from shrinkbook.experiments.run import stored_runs, unit
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure import conditions, export, runner_build
 from shrinkbook.measure.adb import Adb, Device

@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping
 
-from shrinkbook.experiments.run import Experiment, counting
+from shrinkbook.experiments.experiment import Experiment, counting
 from shrinkbook.experiments.son2018.cluster import public_network, trained_network, vgg16
 from shrinkbook.experiments.son2018.cost import costs
 from shrinkbook.experiments.son2018.sharing import as_matrices, sharing_map

@@ -5,9 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.li2017.models import PRUNED
 from shrinkbook.experiments.public import loaded
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.son2018.sharing import by_layer
 from shrinkbook.experiments.son2018.variants import index_bits, is_plain, settings
 from shrinkbook.experiments.steps import finite, note_images, rounded, trained

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.li2017.models import VGG_A
 from shrinkbook.experiments.networks import NETS
-from shrinkbook.experiments.run import Context
 from shrinkbook.experiments.son2018.variants import settings
 from shrinkbook.measure.cost import cost, parameter_count
 from shrinkbook.methods import filter_pruning

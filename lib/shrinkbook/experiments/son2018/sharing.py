@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shrinkbook.experiments.run import Context
+from shrinkbook.experiments.experiment import Context
 from shrinkbook.experiments.steps import layer_inputs
 from shrinkbook.measure.latency import in_mode, latency
 from shrinkbook.methods.clustered_layers import Codebook, cluster_conv, clustered_layers, expand
