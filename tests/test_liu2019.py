@@ -262,6 +262,7 @@ def test_networks_trained_side_by_side_are_those_trained_one_after_another(scrat
         run.load_data()
         found.append(from_scratch.accuracies(run, space, networks))
         weights.append([checkpoint.load(run.unit.part(label))[0] for label in networks])
+        assert from_scratch.accuracies(run, space, networks) == found[-1]  # all are there: nothing is trained again
         for label in networks:
             run.unit.part(label).unlink()
         there = [line for line in said if line.endswith(": trained")]
@@ -275,7 +276,7 @@ def test_networks_trained_side_by_side_are_those_trained_one_after_another(scrat
 WAITS = """
 import os
 from shrinkbook.experiments.liu2019 import spread
-pool = spread._pool(1)
+pool = spread._pool()
 print(pool.submit(os.getpid).result(), flush=True)
 pool.submit(__import__("time").sleep, 60).result()
 """

@@ -49,12 +49,13 @@ def searched(run: Context) -> None:
     uniform_proxies(run, space, unseen)
     run.measurements["tied"] = tied(run, space)
     found = searches(run, space, proxy, unseen["generated"], net, place)
+    first = next(iter(found))
     drawn = random_search(
-        space, lambda genes: 0.0, next(iter(found.values()))["constraint"], config["random_widths"], run.seed + 1
+        space, lambda genes: 0.0, found[first]["constraint"], config["random_widths"], run.seed + 1
     ).candidates
     trained = accuracies(run, space, planned(run, space, found, [one.genes for one in drawn], place))
     gains(run, trained, found)
-    ranks(run, trained, proxy, drawn, next(iter(found)))
+    ranks(run, trained, proxy, drawn, first)
 
 
 def searching_part(run: Context, full: DataSet) -> DataSet:

@@ -15,6 +15,7 @@ from shrinkbook.experiments.experiment import Context, Unit
 from shrinkbook.experiments.steps import Proxy
 from shrinkbook.methods.metapruning_search import Spread
 from shrinkbook.methods.metapruning_space import Genes
+from shrinkbook.training import checkpoint
 
 _PROXY: list[Proxy] = []
 Label = TypeVar("Label", bound=str)
@@ -27,7 +28,7 @@ def spreading(proxy: Proxy) -> Iterator[Spread]:
     if _processes() == 1:
         yield map
         return
-    with _pool(torch.get_num_threads(), proxy) as pool:
+    with _pool(proxy) as pool:
         yield lambda _, vectors: pool.map(_evaluated, vectors)
 
 
@@ -39,13 +40,14 @@ def train_ahead(run: Context, train: Callable[[Context, Label, What], object], w
 
     Args:
         train: of a module, given a context of the same run with nothing in it, a label and what it stands for; saves
-            to the checkpoint that the run resumes from.
+            to the run's checkpoint of that label.
         what: by label; those that take longest should come first.
     """
-    if _processes() == 1:
+    missing = {label: one for label, one in what.items() if not checkpoint.complete(run.unit.part(label))}
+    if _processes() == 1 or not missing:
         return
-    with _pool(torch.get_num_threads()) as pool:
-        started = {pool.submit(_trained, run.unit, run.device, train, *one): one[0] for one in what.items()}
+    with _pool() as pool:
+        started = {pool.submit(_trained, run.unit, run.device, train, *one): one[0] for one in missing.items()}
         for done in as_completed(started):
             done.result()
             run.progress(f"{started[done]}: trained")
@@ -55,8 +57,9 @@ def _processes() -> int:
     return int(os.environ.get(profiles.PROCESSES, "1"))
 
 
-def _pool(threads: int, proxy: Proxy | None = None) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(_processes(), get_context("spawn"), _begin, (threads, proxy))
+def _pool(proxy: Proxy | None = None) -> ProcessPoolExecutor:
+    """Processes with as many threads each as this one."""
+    return ProcessPoolExecutor(_processes(), get_context("spawn"), _begin, (torch.get_num_threads(), proxy))
 
 
 def _begin(threads: int, proxy: Proxy | None) -> None:
